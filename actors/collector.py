@@ -1,0 +1,129 @@
+"""The collector: a Ray actor with the websocket, books and windows of a group of products.
+
+It records raw partitions and streams the windows it closes, one item per beat, so that the cost of
+crossing a process border is paid once for all its products.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from actors.advanced_trade import decode
+from actors.connection import MAX_LEVEL2_PRODUCTS, Connection, ConnectionConfig
+from actors.reader import Events, Reader
+from actors.recorder import ProductStream, Recorder
+from actors.store import Store
+from market.products import Product
+
+# Windows closed together: (product id, WINDOW[n]) of every product of a connection.
+Closed = list[tuple[str, NDArray[np.void]]]
+
+_WAITING_ITEMS = 2_000  # Beats kept for a slow consumer; beyond, the oldest are dropped.
+
+
+class Collector:
+    """Keeps a group of products from the wire to windows; `CollectorActor` puts it into Ray."""
+
+    def __init__(
+        self, url: str, products: list[Product], root: str | None, config: ConnectionConfig
+    ) -> None:
+        self._recorder = Recorder(Store(root)) if root else None
+        self._streams = {p.id: ProductStream(self._recorder, p) for p in products}
+        self._waiting: deque[Closed] = deque(maxlen=_WAITING_ITEMS)
+        self._news = asyncio.Event()
+        self._counts: Counter[str] = Counter()
+        self._readers: list[Reader] = []
+        self._connections: list[Connection] = []
+        for start in range(0, len(products), MAX_LEVEL2_PRODUCTS):
+            group = {p.id: p for p in products[start : start + MAX_LEVEL2_PRODUCTS]}
+            reader = Reader(decode, group)
+            self._readers.append(reader)
+            self._connections.append(
+                Connection(url, list(group), reader, self._apply, self._synced, config)
+            )
+        self._run: asyncio.Task[None] | None = None
+        self._ended = False
+
+    async def start(self) -> None:
+        """Connect and begin to record; returns at once."""
+        self._run = asyncio.create_task(self._collect())
+
+    async def stream(self) -> AsyncIterator[Closed]:
+        """Yield the windows of each beat as they close, until the market ends or `stop`."""
+        while True:
+            while self._waiting:
+                yield self._waiting.popleft()
+            if self._ended:
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    async def finished(self) -> None:
+        """Wait until the market has ended and everything is written; raise what went wrong."""
+        if self._run:
+            await asyncio.shield(self._run)
+
+    async def stop(self) -> None:
+        """Stop reading and write what is left."""
+        if self._run and not self._run.done():
+            self._run.cancel()
+            await asyncio.gather(self._run, return_exceptions=True)
+
+    async def status(self) -> dict[str, Any]:
+        """Return counts of the readers and of the windows, and each connection's state."""
+        counts: Counter[str] = Counter(self._counts)
+        for reader in self._readers:
+            counts += reader.counts
+        synced = sum(stream.builder.synced for stream in self._streams.values())
+        return {
+            "connections": [connection.state.value for connection in self._connections],
+            "synced": synced,
+            "products": len(self._streams),
+            "rows": self._recorder.rows if self._recorder else 0,
+            "clock_ns": max(s.builder.clock_ns for s in self._streams.values()),
+            "counts": dict(counts),
+            "ended": self._ended,
+        }
+
+    async def _collect(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for connection in self._connections:
+                    group.create_task(connection.run())
+        finally:
+            for reader in self._readers:
+                self._apply(reader.ended(0))
+            if self._recorder:
+                await asyncio.to_thread(self._recorder.close, self._product_counts)
+            self._ended = True
+            self._news.set()
+
+    def _apply(self, events: Events) -> None:
+        closed: Closed = []
+        for product_id, rows in events:
+            windows = self._streams[product_id].apply(rows)
+            if len(windows):
+                closed.append((product_id, windows))
+                self._counts["windows"] += len(windows)
+                self._counts["valid windows"] += int(windows["valid"].sum())
+        if closed:
+            if len(self._waiting) == _WAITING_ITEMS:
+                self._counts["items dropped for a slow consumer"] += 1
+            self._waiting.append(closed)
+            self._news.set()
+
+    def _synced(self, product_id: str) -> bool:
+        return self._streams[product_id].builder.synced
+
+    def _product_counts(self, product_id: str) -> dict[str, int]:
+        reader = next(r for r in self._readers if product_id in r.trade_counts)
+        kept = ("duplicates", "corrupt", "gaps", "missing frames", "disconnects")
+        return {name: reader.counts[name] for name in kept} | reader.trade_counts[product_id]
+
+
+CollectorActor = ray.remote(num_cpus=0, max_concurrency=16)(Collector)

@@ -1,0 +1,178 @@
+"""The recorder: events of each product into raw partitions, off the reading loop.
+
+A partition is one UTC day of the event clock. At midnight the book, if it is known, is written as a
+carried snapshot at the head of the next partition, so that each partition rebuilds its book alone
+and no beat is lost at the border. One background thread encodes and writes.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.raw import (
+    DAY_NS,
+    Manifest,
+    Part,
+    Session,
+    day_of,
+    encode_part,
+    gaps_of,
+    partition_path,
+    read_manifest,
+    write_manifest,
+)
+from actors.store import Store, sha256
+from market.errors import QuaverError
+from market.events import EVENT, Kind, mark
+from market.products import Product
+from market.windows import WindowBuilder
+
+PART_ROWS = 200_000
+
+
+class ProductStream:
+    """The one path of a product's events: recorded, then fed to its book and windows."""
+
+    def __init__(self, recorder: "Recorder | None", product: Product) -> None:
+        self.builder = WindowBuilder()
+        self._recorder = recorder
+        self._product = product
+
+    def apply(self, events: NDArray[np.void]) -> NDArray[np.void]:
+        """Record events (EVENT[n] of one frame, or a mark); return the windows they close."""
+        if self._recorder:
+            self._recorder.add(self._product, events, self.builder)
+        was_synced = self.builder.synced
+        windows = self.builder.feed(events)
+        lost_it_alone = was_synced and not self.builder.synced and events["kind"][-1] < Kind.UNSYNC
+        if lost_it_alone and self._recorder:
+            # Crossed or emptied: a replay finds that out by itself, the manifest would not.
+            why = mark(Kind.UNSYNC, self.builder.clock_ns, 0, self.builder.reason)
+            self._recorder.add(self._product, np.array([why], EVENT), self.builder)
+        return windows
+
+
+class Recorder:
+    """Writes raw partitions of several products under a root.
+
+    `part_rows` bounds how much of a product is held in memory before a part is written.
+    """
+
+    def __init__(self, store: Store, part_rows: int = PART_ROWS) -> None:
+        self._store = store
+        self._part_rows = part_rows
+        self._open: dict[str, _Partition] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
+        self._writes: list[Future[None]] = []
+        self.rows = 0
+
+    def add(self, product: Product, events: NDArray[np.void], builder: WindowBuilder) -> None:
+        """Take the next events of a product; `builder` holds its book as it was before them.
+
+        QuaverError, possibly of an earlier write, if the root does not take what is written.
+        """
+        self._raise_failed()
+        day = int(events["ns"][0]) // DAY_NS
+        partition = self._open.get(product.id)
+        while partition and day > partition.day:
+            midnight_ns = (partition.day + 1) * DAY_NS
+            border = np.array([mark(Kind.CLOCK, midnight_ns, 0)], EVENT)
+            partition.add(border)
+            self._write(partition)
+            carried = builder.carried(midnight_ns, 0)
+            partition = _Partition(product, partition.day + 1, midnight_ns)
+            partition.add(carried if len(carried) else border)
+            self._open[product.id] = partition
+        if partition is None:
+            partition = self._open[product.id] = _Partition(product, day, int(events["ns"][0]))
+        partition.add(events)
+        self.rows += len(events)
+        if partition.pending_rows >= self._part_rows:
+            self._write(partition)
+
+    def close(self, counts: Callable[[str], dict[str, int]] = lambda _: {}) -> None:
+        """Write what is left and wait for it; `counts` gives a product's counters to keep."""
+        for product_id, partition in self._open.items():
+            partition.counts = counts(product_id)
+            self._write(partition)
+        self._open.clear()
+        self._thread.shutdown(wait=True)
+        self._raise_failed()
+
+    def _write(self, partition: "_Partition") -> None:
+        events = partition.take()
+        self._writes.append(self._thread.submit(partition.write, self._store, events))
+
+    def _raise_failed(self) -> None:
+        while self._writes and self._writes[0].done():
+            self._writes.pop(0).result()
+
+
+class _Partition:
+    """The partition being written of one product; `write` runs in the recorder's thread."""
+
+    def __init__(self, product: Product, day: int, session_ns: int) -> None:
+        self.product = product
+        self.day = day
+        self.pending_rows = 0
+        self.counts: dict[str, int] = {}
+        self._pending: list[NDArray[np.void]] = []
+        self._session = Session(session=f"{session_ns:020d}", parts=[], gaps=[], counts={})
+
+    def add(self, events: NDArray[np.void]) -> None:
+        self._pending.append(events)
+        self.pending_rows += len(events)
+
+    def take(self) -> NDArray[np.void]:
+        events = np.concatenate(self._pending) if self._pending else np.zeros(0, EVENT)
+        self._pending, self.pending_rows = [], 0
+        return events
+
+    def write(self, store: Store, events: NDArray[np.void]) -> None:
+        """Write one part, then the manifest that lists it."""
+        product, day = self.product, day_of(self.day * DAY_NS)
+        session = self._session
+        if len(events):
+            data = encode_part(events, product)
+            part = Part(
+                name=f"part-{session.session}-{len(session.parts):04d}.parquet",
+                rows=len(events),
+                first_ns=int(events["ns"][0]),
+                last_ns=int(events["ns"].max()),
+                sha256=sha256(data),
+            )
+            session.parts.append(part)
+            session.gaps += gaps_of(events)
+        session.counts = self.counts
+        manifest = read_manifest(store, product.id, day) or Manifest(
+            product=product.id,
+            day=day,
+            quote_increment=f"{product.quote_increment:f}",
+            base_increment=f"{product.base_increment:f}",
+            base_min_size=f"{product.base_min_size:f}",
+        )
+        _check_fits(manifest, session, product)
+        if len(events):
+            store.write(f"{partition_path(product.id, day)}/{part.name}", data)
+        manifest.sessions = sorted(
+            [s for s in manifest.sessions if s.session != session.session] + [session],
+            key=lambda s: s.session,
+        )
+        write_manifest(store, manifest)
+
+
+def _check_fits(manifest: Manifest, session: Session, product: Product) -> None:
+    where = f"{product.id} on {manifest.day}"
+    if manifest.listed != product:
+        raise QuaverError(
+            f"{where} was recorded with increments {manifest.quote_increment} and "
+            f"{manifest.base_increment}; use the same, or another root"
+        )
+    for other in manifest.sessions:
+        apart = session.first_ns >= other.last_ns or session.last_ns <= other.first_ns
+        if other.session != session.session and not apart:
+            raise QuaverError(
+                f"{where} already holds another recording of the same time; use another root"
+            )

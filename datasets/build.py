@@ -1,0 +1,120 @@
+"""Raw partitions -> windows -> samples, one Ray Data task per product and day.
+
+Each partition rebuilds its book alone; features and labels of a day also read the windows of the
+days beside it, so that nothing is lost at midnight. The same input gives the same bytes.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import ray.data
+from numpy.typing import NDArray
+
+from actors.raw import DAY_NS, day_of, day_start_ns, partitions, read_manifest, read_partition
+from actors.store import Store
+from datasets.tables import read_windows, samples_table, write_samples, write_windows
+from market.actions import Fees
+from market.errors import QuaverError
+from market.features import LOOKBACK_BEATS, features
+from market.labels import HORIZON_BEATS, labels
+from market.products import product_index
+from market.windows import BEAT_NS, WINDOW, WindowBuilder
+
+
+class Built(msgspec.Struct):
+    """What one partition gave."""
+
+    product: str
+    day: str
+    stage: str  # "windows" or "samples".
+    rows: int  # Events read, or samples written.
+    beats: int
+    valid: int  # Valid beats, or samples with a label.
+
+
+def windows_of(events: NDArray[np.void]) -> NDArray[np.void]:
+    """Return all windows (WINDOW[n]) that a partition's events (EVENT[m]) close."""
+    return WindowBuilder().feed(events)
+
+
+def build_windows(store: Store, product_id: str, day: str) -> Built:
+    """Build and write the windows of one raw partition."""
+    manifest = read_manifest(store, product_id, day)
+    if manifest is None:
+        raise QuaverError(f"there is no raw partition of {product_id} on {day} in {store.root}")
+    events = read_partition(store, manifest)
+    windows = windows_of(events)
+    write_windows(store, product_id, day, windows)
+    return Built(product_id, day, "windows", len(events), len(windows), int(windows["valid"].sum()))
+
+
+def build_samples(
+    store: Store, product_id: str, day: str, fees: Fees, horizon: int = HORIZON_BEATS
+) -> Built:
+    """Build and write the samples of one day from its windows and those of the days beside it."""
+    manifest = read_manifest(store, product_id, day)
+    index = product_index(product_id)
+    if manifest is None or index is None:
+        raise QuaverError(f"{product_id} on {day} has no raw partition or is not in the universe")
+    start_ns = day_start_ns(day)
+    before = read_windows(store, product_id, day_of(start_ns - 1))[-LOOKBACK_BEATS:]
+    within = read_windows(store, product_id, day)
+    after = read_windows(store, product_id, day_of(start_ns + DAY_NS))[:horizon]
+    windows = np.concatenate([before, within, after]) if len(within) else np.zeros(0, WINDOW)
+    found = features(windows, manifest.listed.tick)
+    first, last = start_ns // BEAT_NS, (start_ns + DAY_NS) // BEAT_NS
+    mine = (found.beats >= first) & (found.beats < last)
+    kept = type(found)(*(column[mine] for column in found))
+    label = labels(windows, fees, horizon)[np.searchsorted(windows["beat"], kept.beats)]
+    table = samples_table(kept, index, label)
+    write_samples(store, product_id, day, table, fees, horizon)
+    labelled = int((~np.isnan(label[:, 0])).sum())
+    return Built(product_id, day, "samples", len(label), len(windows), labelled)
+
+
+def build(
+    store: Store, fees: Fees, on_built: Callable[[Built, int], None] = lambda built, total: None
+) -> list[Built]:
+    """Build every raw partition under a root with the running Ray; return what each gave.
+
+    `on_built` is told of each partition as it is done, and how many tasks there are. Products that
+    are not in the universe get windows but no samples: models know products by their index.
+    """
+    found = partitions(store)
+    if not found:
+        raise QuaverError(
+            f"there are no raw partitions in {store.root}; "
+            "record or import some first (quaver import --help)"
+        )
+    sampled = [(p, day) for p, day in found if product_index(p) is not None]
+    total = len(found) + len(sampled)
+    results = []
+    # All windows first: samples read those of the neighbouring days.
+    for stage, todo in (("windows", found), ("samples", sampled)):
+        for built in _map(store, fees, stage, todo):
+            results.append(built)
+            on_built(built, total)
+    return results
+
+
+def _map(store: Store, fees: Fees, stage: str, todo: list[tuple[str, str]]) -> Iterator[Built]:
+    def one(row: dict[str, Any]) -> dict[str, Any]:
+        if stage == "windows":
+            built = build_windows(store, row["product"], row["day"])
+        else:
+            built = build_samples(store, row["product"], row["day"], fees)
+        return msgspec.structs.asdict(built)
+
+    if not todo:
+        return
+    rows = [{"product": product_id, "day": day} for product_id, day in todo]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(one, num_cpus=1)
+    try:
+        for row in dataset.iter_rows():
+            yield Built(**row)
+    except ray.exceptions.RayTaskError as e:
+        if isinstance(e.cause, QuaverError):
+            raise e.cause from None
+        raise

@@ -1,0 +1,151 @@
+"""Import of captures that others recorded: one JSON frame a line, plain or gzip.
+
+A capture is read by the same reader as a live connection and goes through the same recorder, so
+what follows cannot tell the two apart. A line {"type":"disconnect"} marks a lost connection.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from actors import advanced_trade, exchange_feed
+from actors.frames import Decoder
+from actors.reader import Reader
+from actors.recorder import ProductStream, Recorder
+from actors.store import Store
+from market.errors import QuaverError
+from market.products import Product, product, product_index, product_of
+
+FORMATS: dict[str, Decoder] = {
+    "coinbase-advanced": advanced_trade.decode,
+    "coinbase-exchange": exchange_feed.decode,
+}
+_UNKNOWN_RECV_NS = 0  # A capture does not say when a frame was received.
+_PRODUCT_ID = re.compile(rb'"product_id" ?: ?"([A-Z0-9]{1,20}-[A-Z0-9]{1,20})"')
+_PROGRESS_LINES = 2_000
+
+
+class Imported(msgspec.Struct):
+    """What one capture held."""
+
+    path: str
+    frames: int
+    rows: int
+    products: tuple[str, ...]
+    counts: dict[str, int]
+
+
+def import_capture(
+    store: Store,
+    path: Path,
+    wire_format: str,
+    increments: dict[str, Product],
+    on_progress: Callable[[int], None] = lambda frames: None,
+) -> Imported:
+    """Read one capture into raw partitions and return what it held.
+
+    `increments` gives products that are not in the universe. Reading the same capture again
+    replaces what it wrote. QuaverError names file, line and reason if it cannot be read; what was
+    good before that line stays.
+    """
+    decode = FORMATS[wire_format]
+    products = _products(path, increments)
+    reader = Reader(decode, products)
+    recorder = Recorder(store)
+    streams = {p.id: ProductStream(recorder, p) for p in products.values()}
+    frames = 0
+    try:
+        for frames, line in enumerate(_lines(path), start=1):
+            events = (
+                reader.disconnected(_UNKNOWN_RECV_NS)
+                if _is_disconnect(line)
+                else reader.frame(line, _UNKNOWN_RECV_NS)
+            )
+            for product_id, rows in events:
+                streams[product_id].apply(rows)
+            if frames % _PROGRESS_LINES == 0:
+                on_progress(frames)
+    finally:
+        for product_id, rows in reader.ended(_UNKNOWN_RECV_NS):
+            streams[product_id].apply(rows)
+        recorder.close(lambda product_id: _counts(reader, product_id))
+        _keep_corrupt(store, path, reader)
+    on_progress(frames)
+    if not recorder.rows:
+        raise QuaverError(
+            f"{path}: {frames} lines, but no {wire_format} market data; is --format right? "
+            f"(formats: {', '.join(FORMATS)})"
+        )
+    return Imported(str(path), frames, recorder.rows, tuple(products), dict(reader.counts))
+
+
+def parse_increments(text: str) -> tuple[str, Product]:
+    """Return (product id, product) of `BTC-USD=0.01,0.00000001`; QuaverError if it is not that."""
+    product_id, _, grid = text.partition("=")
+    parts = grid.split(",")
+    if not product_id or len(parts) != 2:
+        raise QuaverError(
+            f"--increments {text!r} is not PRODUCT=QUOTE_INCREMENT,BASE_INCREMENT; "
+            "write it like BTC-USD=0.01,0.00000001"
+        )
+    return product_id, product_of(product_id, *parts)
+
+
+def _products(path: Path, increments: dict[str, Product]) -> dict[str, Product]:
+    """Every product that the capture names, in order of appearance."""
+    named: dict[str, None] = {}
+    for line in _lines(path):
+        named.update(dict.fromkeys(m.decode() for m in _PRODUCT_ID.findall(line)))
+    unknown = [p for p in named if p not in increments and product_index(p) is None]
+    if unknown:
+        example = f"--increments {unknown[0]}=0.01,0.00000001"
+        raise QuaverError(
+            f"{path}: the price and size grid of {', '.join(unknown)} is not known; "
+            f"give it for each, for example {example}"
+        )
+    return {p: increments.get(p) or product(p) for p in named}
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    number = 0
+    try:
+        with path.open("rb") as plain:
+            zipped = plain.read(2) == b"\x1f\x8b"
+            plain.seek(0)
+            for line in gzip.open(plain) if zipped else plain:
+                number += 1
+                if stripped := line.strip():
+                    yield stripped
+    except (OSError, EOFError, zlib.error) as e:
+        after = f" after line {number}" if number else ""
+        raise QuaverError(f"{path}: cannot be read{after}: {e}") from None
+
+
+def _is_disconnect(line: bytes) -> bool:
+    if len(line) > 100 or b'"disconnect"' not in line:
+        return False
+    try:
+        return bool(msgspec.json.decode(line) == {"type": "disconnect"})
+    except msgspec.DecodeError:
+        return False
+
+
+def _counts(reader: Reader, product_id: str) -> dict[str, int]:
+    kept = ("duplicates", "corrupt", "gaps", "missing frames", "disconnects")
+    return {name: reader.counts[name] for name in kept} | reader.trade_counts[product_id]
+
+
+def _keep_corrupt(store: Store, path: Path, reader: Reader) -> None:
+    """Keep corrupt frames verbatim, beside the data."""
+    if reader.corrupt:
+        lines = [
+            msgspec.json.encode(
+                {"recv_ns": ns, "reason": why, "frame": frame.decode("utf-8", "backslashreplace")}
+            )
+            for ns, why, frame in reader.corrupt
+        ]
+        store.write(f"quarantine/{path.name}.jsonl", b"\n".join(lines) + b"\n")

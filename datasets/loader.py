@@ -1,0 +1,56 @@
+"""Samples from Parquet into memory: what training and evaluation read."""
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from actors.store import Store
+from datasets.samples import Samples
+from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, read_table, stored, table_path
+from market.actions import Fees
+from market.errors import QuaverError
+from market.labels import HORIZON_BEATS
+
+
+def load_samples(store: Store, fees: Fees, horizon: int = HORIZON_BEATS) -> Samples:
+    """Return all samples under a root, in order of product and beat.
+
+    QuaverError if there are none, or if they were labelled with other fees or another horizon.
+    """
+    tables = [
+        read_table(store, table_path("samples", product_id, day), SAMPLES_SCHEMA, SAMPLES_FORMAT)
+        for product_id, day in stored(store, "samples")
+    ]
+    wanted = {b"fees": msgspec.json.encode(fees), b"horizon_beats": str(horizon).encode()}
+    for table in tables:
+        if any(table.schema.metadata[key] != value for key, value in wanted.items()):
+            found = {key.decode(): table.schema.metadata[key].decode() for key in wanted}
+            raise QuaverError(
+                f"samples in {store.root} were labelled with {found}, which is not what the "
+                "configuration says; run quaver build again"
+            )
+    table = pa.concat_tables(tables) if tables else None
+    if table is None or not table.num_rows:
+        raise QuaverError(
+            f"there are no samples in {store.root}; a sample needs five minutes of unbroken "
+            "recording before its beat (quaver build --help)"
+        )
+    return Samples(
+        beat=table["beat"].to_numpy(),
+        product=table["product"].to_numpy(),
+        medians=_matrix(table, "medians"),
+        bids=_matrix(table, "bids"),
+        asks=_matrix(table, "asks"),
+        label=_matrix(table, "label"),
+    )
+
+
+def _matrix(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """A column of lists as [n, width]; rows of nulls are NaN."""
+    column = table[name].combine_chunks()
+    width = column.type.list_size
+    filled = np.full((len(column), width), np.nan)
+    present = column.is_valid().to_numpy(zero_copy_only=False)
+    filled[present] = column.drop_null().flatten().to_numpy().reshape(-1, width)
+    return filled
