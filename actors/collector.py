@@ -37,12 +37,14 @@ class Collector:
         self._waiting: deque[Closed] = deque(maxlen=_WAITING_ITEMS)
         self._news = asyncio.Event()
         self._counts: Counter[str] = Counter()
+        self._reader_of: dict[str, Reader] = {}
         self._readers: list[Reader] = []
         self._connections: list[Connection] = []
         for start in range(0, len(products), MAX_LEVEL2_PRODUCTS):
             group = {p.id: p for p in products[start : start + MAX_LEVEL2_PRODUCTS]}
             reader = Reader(decode, group)
             self._readers.append(reader)
+            self._reader_of |= dict.fromkeys(group, reader)
             self._connections.append(
                 Connection(url, list(group), reader, self._apply, self._synced, config)
             )
@@ -99,7 +101,7 @@ class Collector:
             for reader in self._readers:
                 self._apply(reader.ended(0))
             if self._recorder:
-                await asyncio.to_thread(self._recorder.close, self._product_counts)
+                await asyncio.to_thread(self._recorder.close, self._counts_of)
             self._ended = True
             self._news.set()
 
@@ -120,10 +122,8 @@ class Collector:
     def _synced(self, product_id: str) -> bool:
         return self._streams[product_id].builder.synced
 
-    def _product_counts(self, product_id: str) -> dict[str, int]:
-        reader = next(r for r in self._readers if product_id in r.trade_counts)
-        kept = ("duplicates", "corrupt", "gaps", "missing frames", "disconnects")
-        return {name: reader.counts[name] for name in kept} | reader.trade_counts[product_id]
+    def _counts_of(self, product_id: str) -> dict[str, int]:
+        return self._reader_of[product_id].counts_of(product_id)
 
 
 CollectorActor = ray.remote(num_cpus=0, max_concurrency=16)(Collector)

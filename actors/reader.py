@@ -18,6 +18,7 @@ from market.windows import BEAT_NS
 Events = list[tuple[str, NDArray[np.void]]]  # (product id, EVENT[n]) in order of arrival.
 
 MAX_JUMP_NS = 86_400 * 1_000_000_000  # A clock that leaps a day ahead is a corrupt frame.
+_LOSSES = ("duplicates", "corrupt", "gaps", "missing frames", "disconnects")
 _KEPT_CORRUPT = 1_000
 _REMEMBERED_TRADES = 10_000
 
@@ -71,13 +72,11 @@ class Reader:
         row = np.array([mark(Kind.END, self._clock_ns, recv_ns)], EVENT)
         return [(product_id, row) for product_id in self._products]
 
-    @property
-    def trade_counts(self) -> dict[str, dict[str, int]]:
-        """Per product: trades dropped as duplicates and ids missing from the tape."""
-        return {
-            product_id: {"trade_duplicates": tape.duplicates, "trade_holes": tape.holes}
-            for product_id, tape in self._tapes.items()
-        }
+    def counts_of(self, product_id: str) -> dict[str, int]:
+        """Return what a product's manifest keeps: its connection's losses and its trade tape's."""
+        tape = self._tapes[product_id]
+        losses = {name: self.counts[name] for name in _LOSSES}
+        return losses | {"trade_duplicates": tape.duplicates, "trade_holes": tape.holes}
 
     def _in_sequence(self, sequence: int | None, recv_ns: int, out: Events) -> bool:
         """Check a frame's number: False for a repeated one; a gap unsyncs every book first."""

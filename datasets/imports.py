@@ -36,6 +36,7 @@ class Imported(msgspec.Struct):
     frames: int
     rows: int
     products: tuple[str, ...]
+    skipped: tuple[str, ...]  # Products whose grid is not known.
     counts: dict[str, int]
 
 
@@ -48,12 +49,12 @@ def import_capture(
 ) -> Imported:
     """Read one capture into raw partitions and return what it held.
 
-    `increments` gives products that are not in the universe. Reading the same capture again
-    replaces what it wrote. QuaverError names file, line and reason if it cannot be read; what was
-    good before that line stays.
+    `increments` gives products that are not in the universe; those in neither are skipped. Reading
+    the same capture again replaces what it wrote. QuaverError names file, line and reason if it
+    cannot be read; what was good before that line stays.
     """
     decode = FORMATS[wire_format]
-    products = _products(path, increments)
+    products, skipped = _products(path, increments)
     reader = Reader(decode, products)
     recorder = Recorder(store)
     streams = {p.id: ProductStream(recorder, p) for p in products.values()}
@@ -72,7 +73,7 @@ def import_capture(
     finally:
         for product_id, rows in reader.ended(_UNKNOWN_RECV_NS):
             streams[product_id].apply(rows)
-        recorder.close(lambda product_id: _counts(reader, product_id))
+        recorder.close(reader.counts_of)
         _keep_corrupt(store, path, reader)
     on_progress(frames)
     if not recorder.rows:
@@ -80,7 +81,7 @@ def import_capture(
             f"{path}: {frames} lines, but no {wire_format} market data; is --format right? "
             f"(formats: {', '.join(FORMATS)})"
         )
-    return Imported(str(path), frames, recorder.rows, tuple(products), dict(reader.counts))
+    return Imported(str(path), frames, recorder.rows, tuple(products), skipped, dict(reader.counts))
 
 
 def parse_increments(text: str) -> tuple[str, Product]:
@@ -95,19 +96,20 @@ def parse_increments(text: str) -> tuple[str, Product]:
     return product_id, product_of(product_id, *parts)
 
 
-def _products(path: Path, increments: dict[str, Product]) -> dict[str, Product]:
-    """Every product that the capture names, in order of appearance."""
+def _products(
+    path: Path, increments: dict[str, Product]
+) -> tuple[dict[str, Product], tuple[str, ...]]:
+    """Every product that the capture names, in order of appearance, and those to be skipped."""
     named: dict[str, None] = {}
     for line in _lines(path):
         named.update(dict.fromkeys(m.decode() for m in _PRODUCT_ID.findall(line)))
-    unknown = [p for p in named if p not in increments and product_index(p) is None]
-    if unknown:
-        example = f"--increments {unknown[0]}=0.01,0.00000001"
+    unknown = tuple(p for p in named if p not in increments and product_index(p) is None)
+    if unknown and len(unknown) == len(named):
         raise QuaverError(
             f"{path}: the price and size grid of {', '.join(unknown)} is not known; "
-            f"give it for each, for example {example}"
+            f"give it for each, for example --increments {unknown[0]}=0.01,0.00000001"
         )
-    return {p: increments.get(p) or product(p) for p in named}
+    return {p: increments.get(p) or product(p) for p in named if p not in unknown}, unknown
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -132,11 +134,6 @@ def _is_disconnect(line: bytes) -> bool:
         return bool(msgspec.json.decode(line) == {"type": "disconnect"})
     except msgspec.DecodeError:
         return False
-
-
-def _counts(reader: Reader, product_id: str) -> dict[str, int]:
-    kept = ("duplicates", "corrupt", "gaps", "missing frames", "disconnects")
-    return {name: reader.counts[name] for name in kept} | reader.trade_counts[product_id]
 
 
 def _keep_corrupt(store: Store, path: Path, reader: Reader) -> None:

@@ -131,5 +131,10 @@ class Ledger:
         return EXACT.multiply(notional, 1 + rate if order.side == BUY else 1 - rate)
 
 
+def exact(number: float) -> Decimal:
+    """Return the decimal number that a configured float was written as."""
+    return Decimal(repr(number))
+
+
 def _rate(bps: float) -> Decimal:
-    return Decimal(repr(bps)) / 10_000
+    return EXACT.divide(exact(bps), Decimal(10_000))

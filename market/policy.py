@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from market.actions import BUYS, Action
 from market.events import BUY, SELL
-from market.ledger import Ledger, Order
+from market.ledger import Ledger, Order, exact
 from market.products import Product
 
 
@@ -46,8 +46,12 @@ def order_for(
 
 
 def unit_lots(product: Product, notional_usd: Decimal, mid2: int) -> int:
-    """Return one unit in lots: the largest size worth at most `notional_usd` at the median."""
-    return int(notional_usd * 2 / product.price(mid2) / product.base_increment)
+    """Return one unit in lots: the largest size worth at most `notional_usd` at the median.
+
+    It is 0, which trades nothing, where that is below the least that the venue takes.
+    """
+    lots = int(notional_usd * 2 / product.price(mid2) / product.base_increment)
+    return lots if product.size(lots) >= product.base_min_size else 0
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -63,7 +67,12 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         int, msgspec.Meta(ge=1, description="orders sent over any 60 s, all products together")
     ] = 600
     max_daily_loss_usd: Annotated[
-        float, msgspec.Meta(gt=0, description="equity lost since UTC midnight that stops trading")
+        float,
+        msgspec.Meta(
+            gt=0,
+            description="equity lost since UTC midnight that stops trading, what the market did to "
+            "the coin reserve included",
+        ),
     ] = 1_000.0
     max_data_age_s: Annotated[
         float, msgspec.Meta(gt=0, description="age of the window a decision rests on")
@@ -73,7 +82,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Situation(msgspec.Struct, frozen=True):
     """What the limits are checked against, besides the order."""
 
-    position_units: int  # Net units bought since the start, open orders not counted.
+    position_lots: int  # Net lots bought since the start, open orders not counted.
+    unit_lots: int
     orders_last_minute: int
     loss_today_usd: Decimal
     data_age_s: float
@@ -81,14 +91,14 @@ class Situation(msgspec.Struct, frozen=True):
 
 def breached(order: Order, ledger: Ledger, limits: Limits, now: Situation) -> str | None:
     """Return the name of the first limit that the order would breach, None if none."""
-    after = now.position_units + (1 if order.side == BUY else -1)
+    after_lots = now.position_lots + (order.lots if order.side == BUY else -order.lots)
     listed = ledger.products[order.product_id]
     notional = listed.price(order.price_ticks) * listed.size(order.lots)
     checks = {
-        "max_position_units": abs(after) > limits.max_position_units,
-        "max_order_usd": notional > Decimal(limits.max_order_usd),
+        "max_position_units": abs(after_lots) > limits.max_position_units * now.unit_lots,
+        "max_order_usd": notional > exact(limits.max_order_usd),
         "max_orders_per_minute": now.orders_last_minute >= limits.max_orders_per_minute,
-        "max_daily_loss_usd": now.loss_today_usd > Decimal(limits.max_daily_loss_usd),
+        "max_daily_loss_usd": now.loss_today_usd > exact(limits.max_daily_loss_usd),
         "max_data_age_s": now.data_age_s > limits.max_data_age_s,
     }
     return next((name for name, hit in checks.items() if hit), None)

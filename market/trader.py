@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from market.actions import Action, Fees
 from market.events import BUY
-from market.ledger import Ledger, Order
+from market.ledger import Ledger, Order, exact
 from market.policy import Limits, Situation, breached, decide, order_for, unit_lots
 from market.products import Product
 from market.windows import BEAT_NS
@@ -53,11 +53,12 @@ class Trader:
 
     def __init__(self, products: dict[str, Product], fees: Fees, config: TraderConfig) -> None:
         self.config = config
-        self.ledger = Ledger(products, Decimal(config.reserve_usd) * len(products), {}, fees)
+        self._start_usd = exact(config.reserve_usd) * len(products)
+        self.ledger = Ledger(products, self._start_usd, {}, fees)
+        self.deposited_usd = self._start_usd  # The reserves granted, valued when they were.
         self.unit: dict[str, int] = {}
         self.mid2: dict[str, int] = {}
         self.orders_sent = 0
-        self._net_units = dict.fromkeys(products, 0)
         self._sent_ns: deque[int] = deque()
         self._day = -1
         self._day_equity = Decimal(0)
@@ -70,10 +71,13 @@ class Trader:
         self.mid2[product_id] = int(row["bid"] + row["ask"])
         if product_id not in self.unit:
             listed = self.ledger.products[product_id]
-            notional = Decimal(self.config.unit_usd)
-            self.unit[product_id] = unit_lots(listed, notional, self.mid2[product_id])
-            self.ledger.lots[product_id] += self.unit[product_id]
-            self._day = -1  # The reserve just granted is no gain of the day.
+            lots = unit_lots(listed, exact(self.config.unit_usd), self.mid2[product_id])
+            self.unit[product_id] = lots
+            self.ledger.lots[product_id] += lots
+            # The reserve just granted is no gain of the day.
+            granted_usd = listed.price(self.mid2[product_id]) * listed.size(lots) / 2
+            self._day_equity += granted_usd
+            self.deposited_usd += granted_usd
         day = int(row["beat"]) // _DAY_BEATS
         if day != self._day:
             self._day, self._day_equity = day, self.equity
@@ -106,11 +110,12 @@ class Trader:
         return Decision(action, place=wanted, cancel=resting)
 
     def admit(self, order: Order, now_ns: int, data_age_s: float) -> str | None:
-        """Lock the order's funds and return None, or return the limit or reserve that forbids it."""
+        """Lock the order's funds and return None, or return the limit or reserve in the way."""
         while self._sent_ns and self._sent_ns[0] <= now_ns - _MINUTE_NS:
             self._sent_ns.popleft()
         situation = Situation(
-            position_units=self._net_units[order.product_id],
+            position_lots=self._bought_lots(order.product_id),
+            unit_lots=self.unit[order.product_id],
             orders_last_minute=len(self._sent_ns),
             loss_today_usd=self._day_equity - self.equity,
             data_age_s=data_age_s,
@@ -125,11 +130,8 @@ class Trader:
         return reason
 
     def filled(self, order_id: str, price_ticks: int, lots: int) -> None:
-        """Book a fill."""
-        order = self.ledger.open[order_id]
+        """Book a fill, whole or in part."""
         self.ledger.fill(order_id, price_ticks, lots)
-        if order_id not in self.ledger.open:
-            self._net_units[order.product_id] += 1 if order.side == BUY else -1
 
     def cancelled(self, order_id: str) -> None:
         """Book a confirmed cancel."""
@@ -145,16 +147,27 @@ class Trader:
         return self.ledger.equity(self.mid2)
 
     @property
-    def positions(self) -> dict[str, int]:
-        """Net units bought since the start, per product."""
-        return dict(self._net_units)
+    def held_usd(self) -> Decimal:
+        """What the account would be worth had it never traded."""
+        idle = Ledger(self.ledger.products, self._start_usd, self.unit, self.ledger.fees)
+        return idle.equity(self.mid2)
+
+    @property
+    def positions(self) -> dict[str, float]:
+        """Net units bought since the start, per product; a partial fill is a part of a unit."""
+        return {p: self._bought_lots(p) / unit for p, unit in self.unit.items() if unit}
+
+    def _bought_lots(self, product_id: str) -> int:
+        return self.ledger.lots[product_id] - self.unit.get(product_id, 0)
 
     def _available(self, order: Order | None, resting: Order | None) -> bool:
         """Whether the position and the reserves, the own resting order's included, allow it."""
         if order is None:
             return True
-        after = self._net_units[order.product_id] + (1 if order.side == BUY else -1)
-        if abs(after) > self.config.limits.max_position_units:
+        bought = order.lots if order.side == BUY else -order.lots
+        after_lots = self._bought_lots(order.product_id) + bought
+        limit_lots = self.config.limits.max_position_units * self.unit[order.product_id]
+        if abs(after_lots) > limit_lots:
             return False
         if resting and resting.side == order.side:
             if order.side == BUY:

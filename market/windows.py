@@ -116,12 +116,13 @@ class WindowBuilder:
         return rows
 
     def _grow(self, incoming: int) -> None:
-        for i, count in enumerate(("bids", "asks")):
-            need = int(self._state[count][0]) + min(incoming, 4096) + 1
-            if need > self._sides[i].shape[1]:
-                grown = np.zeros((2, 2 * need), np.int64)
-                grown[:, : self._sides[i].shape[1]] = self._sides[i]
-                self._sides[i] = grown
+        """Make room on both sides for the next events; `_advance` stops when it runs out."""
+        levels = max(int(self._state["bids"][0]), int(self._state["asks"][0]))
+        need, room = levels + min(incoming, 4096) + 2, self._sides[0].shape[1]
+        if need > room:
+            for i, side in enumerate(self._sides):
+                self._sides[i] = np.zeros((2, 2 * need), np.int64)
+                self._sides[i][:, :room] = side
 
 
 @njit(cache=True)
@@ -251,7 +252,7 @@ def _advance(events, at, states, beats, bid_keys, bid_sizes, ask_keys, ask_sizes
     """Apply events from `at` on; stop when `out` or a side is full. Return (next, beats closed)."""
     state, beat = states[0], beats[0]
     closed = 0
-    room = min(len(bid_keys), len(ask_keys)) - 1
+    room = len(bid_keys) - 1
     for i in range(at, len(events)):
         event = events[i]
         if state.bids >= room or state.asks >= room:

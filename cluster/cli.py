@@ -1,0 +1,253 @@
+"""`quaver`: one command per stage of the pipeline, and `demo`, which runs them all.
+
+Exit codes: 0 done, 1 something the user can mend (one line says what), 130 stopped by Ctrl-C.
+"""
+
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from market.errors import QuaverError
+
+app = typer.Typer(
+    name="quaver",
+    help="From Coinbase's websocket to an order: collect, prepare, train, judge, serve.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+_USAGE, _STOPPED = 2, 130  # Exit codes of the command line library.
+_console = Console()
+_errors = Console(stderr=True)
+
+DataOption = Annotated[
+    str, typer.Option("--data", help="data root: a folder or s3://bucket/prefix", metavar="ROOT")
+]
+NameOption = Annotated[str, typer.Option("--name", help="name of the sweep")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file; see quaver show-config")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="one configuration value, e.g. fees.taker_bps=60; may repeat"),
+]
+
+
+class WireFormat(StrEnum):
+    """Formats of captures that `quaver import` reads."""
+
+    ADVANCED = "coinbase-advanced"
+    EXCHANGE = "coinbase-exchange"
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", help="folder for the demo's data; replaced by every run")
+    ] = Path("data/demo"),
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run the whole pipeline once on a simulated market, and write a report.
+
+    Simulated exchange, websocket, books, windows, raw partitions, samples, a small sweep, confusion
+    matrix and backtest on the test split, then a Serve app that predicts over HTTP and trades a
+    paper account. Needs no keys and no internet; takes a few minutes on two cores.
+    """
+    from cluster.config import load_config
+    from cluster.demo import run_demo
+
+    run_demo(load_config(config, set_ or []), out, _console)
+
+
+@app.command("import")
+def import_(
+    files: Annotated[
+        list[Path], typer.Argument(help="captures: one JSON frame a line, plain or gzip")
+    ],
+    format_: Annotated[WireFormat, typer.Option("--format", help="the feed they were taken from")],
+    out: Annotated[
+        str, typer.Option("--out", help="data root: a folder or s3://bucket/prefix", metavar="ROOT")
+    ],
+    increments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--increments",
+            help="price and size grid of a product, e.g. BTC-USD=0.01,0.00000001; may repeat",
+        ),
+    ] = None,
+) -> None:
+    """Read captured frames into raw partitions.
+
+    A line {"type":"disconnect"} marks a lost connection. Importing a file again replaces what it
+    wrote. Products of the universe need no --increments; others without are skipped.
+    """
+    from actors.store import Store
+    from cluster.progress import Display
+    from cluster.stages import import_files
+    from datasets.imports import parse_increments
+
+    grids = dict(parse_increments(text) for text in increments or [])
+    with Display(_console) as display, display.stage("import") as stage:
+        done = import_files(Store(out), files, format_.value, grids, stage)
+    for capture in done:
+        losses = {k: n for k, n in capture.counts.items() if k in ("gaps", "duplicates", "corrupt")}
+        lost = ", ".join(f"{n} {name}" for name, n in losses.items() if n) or "no losses"
+        _console.print(
+            f"{capture.path}: {capture.frames:,} frames, {capture.rows:,} events of "
+            f"{', '.join(capture.products)}; {lost}",
+            soft_wrap=True,
+        )
+        if capture.skipped:
+            _console.print(
+                f"  skipped, their grid is not known: {', '.join(capture.skipped)} "
+                f"(give --increments {capture.skipped[0]}=QUOTE,BASE)",
+                soft_wrap=True,
+            )
+    _console.print(f"next: quaver build --data {out}")
+
+
+@app.command()
+def build(data: DataOption, config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Build windows and samples from all raw partitions under a root, in parallel.
+
+    A sample needs the 69 valid beats up to its own, its label the 75 after. Building again gives
+    the same files.
+    """
+    from actors.store import Store
+    from cluster.config import load_config
+    from cluster.progress import Display
+    from cluster.session import ray_session
+    from cluster.stages import build_tables
+
+    chosen, store = load_config(config, set_ or []), Store(data)
+    with Display(_console) as display, display.stage("build") as stage:
+        stage.update(0, 1, "starting Ray")
+        with ray_session(chosen.ray_address):
+            results = build_tables(store, chosen, stage)
+    labelled = sum(b.valid for b in results if b.stage == "samples")
+    if labelled:
+        _console.print(f"next: quaver sweep --data {data}")
+    else:
+        _console.print(
+            "windows are built, but no sample has a label: that takes 144 valid beats in a row "
+            "(ten minutes without a gap) of a product of the universe"
+        )
+
+
+@app.command()
+def sweep(
+    data: DataOption,
+    name: NameOption = "sweep",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with a sweep that was interrupted")
+    ] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Train every variant of the grid with Ray Tune and export the best model.
+
+    Checkpoints and TensorBoard scalars are written after every epoch. The grid is `sweep.grid` in
+    the configuration.
+    """
+    from actors.store import Store
+    from cluster import stages
+    from cluster.config import load_config
+    from cluster.progress import Display
+    from cluster.session import ray_session
+
+    chosen, store = load_config(config, set_ or []), Store(data)
+    with Display(_console) as display, display.stage("sweep") as stage:
+        stage.update(0, 1, "starting Ray")
+        with ray_session(chosen.ray_address):
+            result = stages.sweep(store, chosen, name, resume, stage)
+    for trial in result.trials:
+        won = "  <- exported" if trial.name == result.best else ""
+        _console.print(
+            f"{trial.name}: captures {trial.metrics.best_value_bps:.3f} bp a decision on validation"
+            f"{won}",
+            highlight=False,
+        )
+    _console.print(f"TensorBoard: tensorboard --logdir {data}/runs/{name}", soft_wrap=True)
+    _console.print(f"next: quaver report --data {data} --name {name}", soft_wrap=True)
+
+
+@app.command()
+def report(
+    data: DataOption,
+    name: NameOption = "sweep",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Judge the best model of a sweep on the test split and write report.html.
+
+    Confusion matrix and value captured beside the lines that take no skill; a backtest with
+    reserves and fees beside buy-and-hold and the label oracle.
+    """
+    from actors.store import Store
+    from cluster import stages
+    from cluster.config import load_config
+    from cluster.progress import Display
+
+    chosen, store = load_config(config, set_ or []), Store(data)
+    with Display(_console) as display, display.stage("judge") as stage:
+        judged = stages.judge(store, chosen, name, f"recorded market data in {data}", stage)
+    stages.print_summary(judged, stages.write_report_to(store, judged), _console)
+
+
+@app.command()
+def serve(
+    data: DataOption,
+    name: NameOption = "sweep",
+    feed: Annotated[
+        str | None, typer.Option("--feed", help="websocket to trade on; default: Coinbase")
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="also record raw partitions under the data root")
+    ] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Serve the best model of a sweep over HTTP and trade a paper account on a live feed.
+
+    POST /v1/predict, GET /health, GET /v1/positions. Runs until Ctrl-C. No real order is sent.
+    """
+    from actors.store import Store
+    from cluster.config import load_config
+    from cluster.live import run_serve
+
+    run_serve(load_config(config, set_ or []), Store(data), name, feed, record, _console)
+
+
+@app.command("show-config")
+def show_config(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Print the configuration as TOML: every key with its value."""
+    from cluster.config import as_toml, load_config
+
+    typer.echo(as_toml(load_config(config, set_ or [])), nl=False)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 1."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except QuaverError as e:
+        _errors.print(f"[bold red]error:[/] {escape(str(e))}", soft_wrap=True, highlight=False)
+        sys.exit(1)
+    except SystemExit as e:
+        if e.code == _STOPPED:
+            _errors.print("stopped")
+        sys.exit(1 if e.code == _USAGE else e.code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,157 @@
+"""One frozen, typed configuration: defaults, then a TOML file, then `--set key=value`.
+
+Each folder defines its own part beside the code that reads it; this module only puts them together
+and turns what a user wrote into them, with errors that name the key and what it may be.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from actors.connection import ConnectionConfig
+from market.actions import Fees
+from market.errors import QuaverError
+from market.products import UNIVERSE, product
+from market.trader import TraderConfig
+from sim.market_model import MarketConfig
+from tune.config import SweepConfig, TrainConfig
+
+LIVE_FEED = "wss://advanced-trade-ws.coinbase.com"
+
+_Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+
+
+def _default_sweep() -> SweepConfig:
+    return SweepConfig(
+        train=TrainConfig(), grid={"objective": ["mse", "bce"], "model.lstm_hidden": [32, 64]}
+    )
+
+
+class ServeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the HTTP endpoint listens."""
+
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535, description="0: any free port")] = 8000
+
+
+class DemoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much the demo does; the market is simulated."""
+
+    products: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=25)] = (
+        "BTC-USD",
+        "ETH-USD",
+        "SOL-USD",
+        "XRP-USD",
+    )
+    hours: Annotated[
+        float, msgspec.Meta(ge=1.5, description="event time to record, as fast as it goes")
+    ] = 8.0
+    live_speed: Annotated[
+        float, msgspec.Meta(gt=0, le=60, description="event seconds per second while trading")
+    ] = 20.0
+    live_beats: Annotated[int, msgspec.Meta(ge=20, description="beats to trade on paper")] = 60
+    market: MarketConfig = MarketConfig()
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that can be configured."""
+
+    products: Annotated[
+        tuple[str, ...], msgspec.Meta(min_length=1, description="products to collect and trade")
+    ] = tuple(listed.id for listed in UNIVERSE)
+    feed_url: Annotated[str, msgspec.Meta(min_length=1, description="Advanced Trade feed")] = (
+        LIVE_FEED
+    )
+    ray_address: Annotated[
+        str, msgspec.Meta(min_length=1, description="`local` starts a Ray for this command")
+    ] = "local"
+    fees: Fees = Fees()
+    split: Annotated[
+        tuple[_Share, _Share, _Share],
+        msgspec.Meta(description="shares of the beats for train, validation and test"),
+    ] = (0.6, 0.2, 0.2)
+    connection: ConnectionConfig = ConnectionConfig()
+    trader: TraderConfig = TraderConfig()
+    sweep: SweepConfig = msgspec.field(default_factory=_default_sweep)
+    serve: ServeConfig = ServeConfig()
+    demo: DemoConfig = DemoConfig()
+
+
+def load_config(path: Path | None, overrides: list[str]) -> Config:
+    """Return the configuration of a TOML file (None: defaults) with `key=value` overrides.
+
+    QuaverError names the key that is wrong, and the nearest right one.
+    """
+    values = msgspec.to_builtins(Config())
+    if path is not None:
+        _merge(values, _read(path), str(path))
+    for override in overrides:
+        _merge(values, _parse(override), f"--set {override}")
+    try:
+        config = msgspec.convert(values, Config)
+    except msgspec.ValidationError as e:
+        raise QuaverError(f"configuration: {e}") from None
+    for product_id in (*config.products, *config.demo.products):
+        product(product_id)
+    if abs(sum(config.split) - 1) > 1e-9:
+        raise QuaverError(f"configuration: split {config.split} must sum to 1")
+    return config
+
+
+def as_toml(config: Config) -> str:
+    """Return the configuration as TOML, every key with its value."""
+    lines: list[str] = []
+    _write(msgspec.to_builtins(config), "", lines)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise QuaverError(f"configuration {path} cannot be read: {e}") from None
+
+
+def _parse(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise QuaverError(f"--set {override!r} is not KEY=VALUE, for example fees.taker_bps=60")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # A bare word is a string.
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _merge(into: dict[str, Any], given: dict[str, Any], source: str, above: str = "") -> None:
+    for key, value in given.items():
+        name = f"{above}{key}"
+        if key not in into:
+            near = difflib.get_close_matches(key, into, n=1, cutoff=0.0)
+            hint = f"; did you mean {above}{near[0]}?" if near else ""
+            raise QuaverError(f"{source}: there is no key {name}{hint}")
+        # A grid is one value: giving another replaces it.
+        if isinstance(into[key], dict) and name != "sweep.grid":
+            if not isinstance(value, dict):
+                raise QuaverError(f"{source}: {name} is a table of keys, not a value")
+            _merge(into[key], value, source, f"{name}.")
+        else:
+            into[key] = value
+
+
+def _write(table: dict[str, Any], name: str, lines: list[str]) -> None:
+    values = {k: v for k, v in table.items() if not isinstance(v, dict) and v is not None}
+    if name:
+        lines.append(f"\n[{name}]")
+    lines += [f"{_key(k)} = {msgspec.json.encode(v).decode()}" for k, v in values.items()]
+    for key, inner in table.items():
+        if isinstance(inner, dict):
+            _write(inner, f"{name}.{_key(key)}" if name else _key(key), lines)
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() else f'"{key}"'

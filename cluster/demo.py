@@ -1,0 +1,60 @@
+"""`quaver demo`: the whole pipeline once, on a simulated market, on this machine."""
+
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from actors.store import Store
+from cluster import stages
+from cluster.config import Config
+from cluster.live import trade_simulated
+from cluster.progress import Display
+from cluster.session import ray_session
+from datasets.loader import load_samples
+from datasets.splits import split_by_time
+from market.errors import QuaverError
+from serve_app import app
+
+_SWEEP = "demo"
+_MARKER = ".quaver-demo"
+
+
+def run_demo(config: Config, out: Path, console: Console) -> None:
+    """Collect, build, sweep, judge, serve and trade; write the report and say where it is."""
+    _clear(out)
+    store = Store(str(out))
+    ports = app.free_ports()
+    source = f"simulated exchange, seed {config.demo.market.seed}, {config.demo.hours:g} hours"
+    with Display(console) as display, ExitStack() as stack:
+        with display.stage("start Ray") as stage:
+            session = ray_session(config.ray_address, app.ray_environment(ports))
+            stage.update(1, 1, f"its log is in {stack.enter_context(session)}")
+        with display.stage("collect") as stage:
+            stages.collect_simulated(config, store, stage)
+        with display.stage("build") as stage:
+            stages.build_tables(store, config, stage)
+        with display.stage("sweep") as stage:
+            stages.sweep(store, config, _SWEEP, False, stage)
+        with display.stage("judge") as stage:
+            judged = stages.judge(store, config, _SWEEP, source, stage)
+        with display.stage("serve and trade") as stage:
+            samples = load_samples(store, config.fees)
+            test = samples.select(split_by_time(samples.beat, config.split)["test"])
+            live, checked = trade_simulated(config, store, _SWEEP, test, ports, stage)
+    note = f"{checked} predictions over HTTP were compared with the model's own: equal."
+    judged = msgspec.structs.replace(judged, live=live, notes=[*judged.notes, note])
+    stages.print_summary(judged, stages.write_report_to(store, judged), console)
+
+
+def _clear(out: Path) -> None:
+    """Empty the demo's own folder; refuse one that holds anything else."""
+    if out.exists() and any(out.iterdir()) and not (out / _MARKER).exists():
+        raise QuaverError(
+            f"{out} holds files that are not the demo's; give another folder with --out"
+        )
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    (out / _MARKER).write_text("Written by quaver demo; the next run replaces this folder.\n")

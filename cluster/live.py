@@ -1,0 +1,227 @@
+"""Serving a model: the Serve application beside a collector whose windows it trades on."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+import requests
+from rich.console import Console
+from rich.live import Live as LiveDisplay
+from rich.table import Table
+
+from actors.collector import CollectorActor
+from actors.store import Store
+from cluster.config import Config
+from cluster.progress import Stage
+from cluster.session import ray_session
+from cluster.stages import PRODUCT_IDS, model_path
+from datasets.samples import Samples
+from market.actions import Action
+from market.errors import QuaverError
+from market.features import LOOKBACK_BEATS
+from market.products import product
+from serve_app import app
+from serve_app.execution import ExecutionConfig
+from sim.actor import ExchangeActor
+from sim.exchange import ExchangeConfig
+from sim.report import Live
+from tune.checkpoint import load_model
+from tune.evaluate import predict
+
+_COLLECTOR = "collector"
+_NAMESPACE = "quaver"
+_POLL_S = 0.5
+_TIMEOUT_S = 10.0
+_STALLED_S = 60.0
+_CHECKED_SAMPLES = 50
+
+
+class Serving(NamedTuple):
+    """A running application."""
+
+    url: str
+    collector: Any  # Handle of the collector's actor.
+
+
+@contextmanager
+def serving(
+    config: Config,
+    store: Store,
+    name: str,
+    feed_url: str,
+    products: tuple[str, ...],
+    ports: app.Ports,
+    *,
+    record: bool = False,
+) -> Iterator[Serving]:
+    """Collect a feed and trade it on paper with the best model of a sweep.
+
+    Ray must have been started with `app.ray_environment(ports)`.
+    """
+    model = store.read(model_path(store, name))
+    collector = CollectorActor.options(name=_COLLECTOR, namespace=_NAMESPACE).remote(
+        feed_url,
+        [product(p) for p in products],
+        store.root if record else None,
+        config.connection,
+    )
+    execution = ExecutionConfig(
+        products=products,
+        trader=config.trader,
+        fees=config.fees,
+        source=_COLLECTOR,
+        source_namespace=_NAMESPACE,
+    )
+    try:
+        ray.get(collector.start.remote())
+        yield Serving(app.start(model, execution, ports), collector)
+    finally:
+        app.stop()
+        ray.get(collector.stop.remote())
+        ray.kill(collector)
+
+
+def run_serve(
+    config: Config, store: Store, name: str, feed: str | None, record: bool, console: Console
+) -> None:
+    """Serve and trade until Ctrl-C, showing what happens."""
+    model_path(store, name)
+    feed_url = feed or config.feed_url
+    ports = app.free_ports(config.serve.port)
+    console.print(f"starting; windows come from {feed_url}", soft_wrap=True)
+    with (
+        ray_session(config.ray_address, app.ray_environment(ports)),
+        serving(config, store, name, feed_url, config.products, ports, record=record) as running,
+        LiveDisplay(console=console, refresh_per_second=2) as display,
+    ):
+        while True:
+            display.update(_table(running))
+            time.sleep(_POLL_S)
+
+
+def trade_simulated(
+    config: Config, store: Store, name: str, test: Samples, ports: app.Ports, stage: Stage
+) -> tuple[Live, int]:
+    """Trade the demo's simulated market on paper, and check HTTP predictions against the model.
+
+    Returns what was traded and how many predictions were checked.
+    """
+    # Its time starts now and runs ahead of ours, so that no window is ever too old to trade on.
+    exchange = ExchangeActor.remote(
+        ExchangeConfig(
+            products=config.demo.products,
+            market=config.demo.market,
+            start_ns=time.time_ns(),
+            speed=config.demo.live_speed,
+        )
+    )
+    feed_url = ray.get(exchange.start.remote())
+    try:
+        with serving(config, store, name, feed_url, config.demo.products, ports) as running:
+            checked = _check_predictions(running.url, store, name, test)
+            health = _wait_for_beats(running, config, stage)
+            return _live(health, _get(running.url, "/v1/positions"), config), checked
+    finally:
+        ray.kill(exchange)
+
+
+def _check_predictions(url: str, store: Store, name: str, test: Samples) -> int:
+    """Ask for predictions over HTTP; they must be those of the model itself."""
+    model, _ = load_model(store.read(model_path(store, name)), products=PRODUCT_IDS)
+    mask = np.zeros(len(test), bool)
+    mask[:: max(1, len(test) // _CHECKED_SAMPLES)] = True
+    asked = test.select(mask)
+    body = {
+        "samples": [
+            {"product": PRODUCT_IDS[p], "medians": m, "bids": b, "asks": a}
+            for p, m, b, a in zip(
+                asked.product.tolist(),
+                asked.medians.tolist(),
+                asked.bids.tolist(),
+                asked.asks.tolist(),
+                strict=True,
+            )
+        ]
+    }
+    answer = requests.post(f"{url}/v1/predict", json=body, timeout=_TIMEOUT_S)
+    answer.raise_for_status()
+    served = [[p["values"][a.name] for a in Action] for p in answer.json()["predictions"]]
+    if not np.allclose(served, predict(model, asked), rtol=1e-4, atol=1e-3):
+        raise QuaverError("the served predictions are not those of the model; this is a bug")
+    return len(asked)
+
+
+def _wait_for_beats(running: Serving, config: Config, stage: Stage) -> dict[str, Any]:
+    """Wait until enough beats were decided on; QuaverError if the market or trading stalls."""
+    products, wanted = len(config.demo.products), config.demo.live_beats
+    seen, seen_at = -1, time.monotonic()
+    while True:
+        health = _get(running.url, "/health")["execution"]
+        decided = health["predictions"] // products
+        warm_up = min(health["beats"], LOOKBACK_BEATS)
+        note = (
+            f"{decided} beats traded, {health['orders']} orders, {health['fills']} fills"
+            if decided
+            else f"filling five minutes of features, beat {health['beats']}"
+        )
+        stage.update(warm_up + decided, LOOKBACK_BEATS + wanted, note)
+        if decided >= wanted:
+            return dict(health)
+        if health["beats"] > seen:
+            seen, seen_at = health["beats"], time.monotonic()
+        if time.monotonic() - seen_at > _STALLED_S:
+            status = ray.get(running.collector.status.remote())
+            raise QuaverError(f"no beat came for {_STALLED_S:.0f} s: {health}, collector {status}")
+        time.sleep(_POLL_S)
+
+
+def _live(health: dict[str, Any], positions: dict[str, Any], config: Config) -> Live:
+    latency = health["decision_latency_ms"]
+    equity, deposited, held = (
+        float(positions[key]) for key in ("equity_usd", "deposited_usd", "held_usd")
+    )
+    return Live(
+        simulated=True,
+        beats=health["predictions"] // len(config.demo.products),
+        predictions=health["predictions"],
+        orders=health["orders"],
+        taker_fills=health["taker_fills"],
+        maker_fills=health["maker_fills"],
+        blocked=health["blocked"],
+        positions={p: row["net_units"] for p, row in positions["products"].items()},
+        equity_usd=equity,
+        profit_usd=equity - deposited,
+        excess_usd=equity - held,
+        latency_ms={key: latency[key] for key in ("p50", "p99", "max")},
+    )
+
+
+def _table(running: Serving) -> Table:
+    health, status = _get(running.url, "/health"), ray.get(running.collector.status.remote())
+    trading, positions = health["execution"], _get(running.url, "/v1/positions")
+    table = Table(title=f"{running.url}  (paper account; Ctrl-C stops)", show_header=False)
+    counts = status["counts"]
+    rows = {
+        "feed": f"{', '.join(status['connections'])}; {status['synced']} of {status['products']} "
+        f"books synced; {counts.get('gaps', 0)} gaps, {counts.get('corrupt', 0)} corrupt",
+        "windows": f"{counts.get('windows', 0):,}, valid {counts.get('valid windows', 0):,}",
+        "trading": f"{trading['stream']['state']}; {trading['beats']} beats, "
+        f"{trading['predictions']:,} predictions, {trading['orders']} orders, "
+        f"{trading['fills']} fills",
+        "blocked": ", ".join(f"{k} {n}" for k, n in trading["blocked"].items()) or "nothing",
+        "equity": f"{float(positions['equity_usd']):,.2f} USD "
+        f"({float(positions['equity_usd']) - float(positions['held_usd']):+,.2f} against holding)",
+        "last error": trading["last_error"] or "none",
+    }
+    for name, text in rows.items():
+        table.add_row(name, text)
+    return table
+
+
+def _get(url: str, path: str) -> dict[str, Any]:
+    answer = requests.get(f"{url}{path}", timeout=_TIMEOUT_S)
+    answer.raise_for_status()
+    return dict(answer.json())

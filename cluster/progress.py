@@ -1,0 +1,77 @@
+"""What a person sees while a command works: a line per stage with its bar and its counts."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+
+class Stage:
+    """One line of the display."""
+
+    def __init__(self, display: "Display", task: TaskID, name: str) -> None:
+        self._display = display
+        self._task = task
+        self._name = name
+        self._note = ""
+
+    def update(self, done: float, total: float, note: str = "") -> None:
+        """Show how much is done, and counts in words."""
+        self._note = note or self._note
+        self._display.progress.update(self._task, completed=done, total=total, note=self._note)
+
+    def finish(self) -> None:
+        """Show the stage as done."""
+        task = self._display.progress.tasks[self._task]
+        total = task.total or 1
+        self._display.progress.update(self._task, completed=total, total=total)
+        if not self._display.console.is_terminal:
+            self._display.console.print(f"{self._name}: {self._note} ({task.elapsed or 0:.0f} s)")
+
+
+class Display:
+    """The stages of a command; without a terminal each is one line once it is done."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[note]}[/]"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Show a stage from here to the end of the block."""
+        task = self.progress.add_task(name, total=None, note="")
+        stage = Stage(self, task, name)
+        yield stage
+        stage.finish()

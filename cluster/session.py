@@ -1,0 +1,50 @@
+"""A Ray for one command: started quietly, stopped with everything in it.
+
+Ray reads its settings from the environment of the process that starts it, so they are put there
+before it starts. Its own chatter stays in its log folder; token authentication stays as Ray has it
+(on for a local Ray), because Ray listens on all interfaces.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from market.errors import QuaverError
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+_OBJECT_STORE_BYTES = 512 << 20
+
+
+@contextmanager
+def ray_session(
+    address: str, extra_env: Mapping[str, str] | None = None, *, dashboard: bool = False
+) -> Iterator[Path]:
+    """Connect to the Ray at `address`, or start one for `local`; yield its log folder.
+
+    A Ray that was started is stopped at the end, whatever happened.
+    """
+    os.environ.update(_QUIET | dict(extra_env or {}))
+    local = address == "local"
+    options: dict[str, object] = {"log_to_driver": False, "logging_level": "error"}
+    if local:
+        options |= {"include_dashboard": dashboard, "object_store_memory": _OBJECT_STORE_BYTES}
+    try:
+        context = ray.init(address=address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as e:
+        raise QuaverError(
+            f"there is no Ray at {address!r}: {e}; start a cluster there or use ray_address=local"
+        ) from None
+    try:
+        yield Path(context.address_info["session_dir"]) / "logs"
+    finally:
+        ray.shutdown()

@@ -1,0 +1,302 @@
+"""The stages of the pipeline, each from what lies under a root to what it leaves there.
+
+`quaver demo` runs them one after the other, the other commands run one each.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from rich.console import Console
+
+from actors.collector import CollectorActor
+from actors.raw import day_of, partitions
+from actors.store import Store
+from cluster.config import Config
+from cluster.progress import Stage
+from datasets.build import Built, build
+from datasets.imports import Imported, import_capture
+from datasets.loader import load_samples
+from datasets.samples import Samples
+from datasets.splits import split_by_time
+from datasets.tables import read_windows, stored
+from market.errors import QuaverError
+from market.labels import HORIZON_BEATS
+from market.products import UNIVERSE, Product, product
+from market.windows import BEAT_NS
+from sim.actor import ExchangeActor
+from sim.baselines import compare
+from sim.exchange import ExchangeConfig
+from sim.report import Data, ProductScore, ReportData, Sweep, Trial, metrics, render
+from tune.checkpoint import MODEL_FILE, load_model
+from tune.evaluate import evaluate, predict
+from tune.sweep import RESULTS_FILE, SweepProgress, SweepResult, run_sweep
+
+PRODUCT_IDS = tuple(listed.id for listed in UNIVERSE)
+_POLL_S = 0.5
+_HOUR_NS = 3_600 * 1_000_000_000
+
+
+def import_files(
+    store: Store,
+    files: list[Path],
+    wire_format: str,
+    increments: dict[str, Product],
+    stage: Stage,
+) -> list[Imported]:
+    """Import captures, one after the other."""
+    done: list[Imported] = []
+    for path in files:
+        prefix = f"{path.name}: "
+        stage.update(len(done), len(files), f"{prefix}reading")
+        imported = import_capture(
+            store,
+            path,
+            wire_format,
+            increments,
+            lambda frames, prefix=prefix: stage.update(
+                len(done), len(files), f"{prefix}{frames:,} frames"
+            ),
+        )
+        done.append(imported)
+    frames, rows = sum(i.frames for i in done), sum(i.rows for i in done)
+    stage.update(len(done), len(files), f"{frames:,} frames, {rows:,} events")
+    return done
+
+
+def collect_simulated(config: Config, store: Store, stage: Stage) -> int:
+    """Record the demo's simulated market over a real websocket; return its last event time."""
+    hours = config.demo.hours
+    exchange = ExchangeActor.remote(
+        ExchangeConfig(
+            products=config.demo.products,
+            market=config.demo.market,
+            duration_s=hours * 3600,
+            speed=None,
+        )
+    )
+    url = ray.get(exchange.start.remote())
+    connection = msgspec.structs.replace(config.connection, follow_end=True)
+    collector = CollectorActor.remote(
+        url, [product(p) for p in config.demo.products], store.root, connection
+    )
+    ray.get(collector.start.remote())
+    finished, start_ns = collector.finished.remote(), 0
+    while True:
+        over, _ = ray.wait([finished], timeout=_POLL_S)
+        status = ray.get(collector.status.remote())
+        counts, clock_ns = status["counts"], status["clock_ns"]
+        start_ns = start_ns or clock_ns
+        frames = sum(counts.get(name, 0) for name in ("l2_data", "market_trades", "heartbeats"))
+        stage.update(
+            (clock_ns - start_ns) / _HOUR_NS,
+            hours,
+            f"{frames:,} frames, {counts.get('valid windows', 0):,} valid windows, "
+            f"{counts.get('gaps', 0)} gaps",
+        )
+        if over:
+            break
+    ray.get([finished, exchange.finished.remote()])
+    for actor in (collector, exchange):
+        ray.kill(actor)
+    return int(clock_ns)
+
+
+def build_tables(store: Store, config: Config, stage: Stage) -> list[Built]:
+    """Build windows and samples of every raw partition."""
+    results: list[Built] = []
+
+    def show(built: Built, total: int) -> None:
+        results.append(built)
+        stage.update(len(results), total, _built_text(results))
+
+    stage.update(0, 2 * max(1, len(partitions(store))), "starting")
+    return build(store, config.fees, show)
+
+
+def sweep(store: Store, config: Config, name: str, resume: bool, stage: Stage) -> SweepResult:
+    """Train every variant of the grid on the train split; the best is exported."""
+    samples = load_samples(store, config.fees)
+    splits = split_by_time(samples.beat, config.split)
+
+    def show(p: SweepProgress) -> None:
+        best = "" if p.best_value_bps is None else f", best captures {p.best_value_bps:.2f} bp"
+        note = f"{p.finished_trials} of {p.total_trials} trials done{best}"
+        stage.update(p.finished_epochs, p.total_epochs, note)
+
+    stage.update(0, 1, f"{int(samples.labelled.sum()):,} labelled samples")
+    return run_sweep(
+        samples,
+        splits,
+        config.sweep,
+        name=name,
+        store=store,
+        products=PRODUCT_IDS,
+        fees=config.fees,
+        horizon=HORIZON_BEATS,
+        resume=resume,
+        on_progress=show,
+    )
+
+
+def model_path(store: Store, name: str) -> str:
+    """Return where the best model of a sweep lies; QuaverError if there is none."""
+    path = f"runs/{name}/best/{MODEL_FILE}"
+    if not store.exists(path):
+        raise QuaverError(
+            f"there is no finished sweep {name!r} in {store.root}; "
+            f"run quaver sweep --data {store.root} --name {name}"
+        )
+    return path
+
+
+def judge(store: Store, config: Config, name: str, source: str, stage: Stage) -> ReportData:
+    """Score the best model of a sweep on the test split, and trade that split with it."""
+    model, _ = load_model(store.read(model_path(store, name)), products=PRODUCT_IDS)
+    samples = load_samples(store, config.fees)
+    splits = split_by_time(samples.beat, config.split)
+    train, test = samples.select(splits["train"]), samples.select(splits["test"])
+    stage.update(1, 4, f"predicting {len(test):,} test samples")
+    values = predict(model, test)
+    labelled = test.labelled
+    train_label = train.label[train.labelled]
+    score = (
+        evaluate(values[labelled], test.label[labelled], train_label) if labelled.any() else None
+    )
+    stage.update(2, 4, "trading the test split")
+    traded = sorted({PRODUCT_IDS[i] for i in test.product.tolist()})
+    windows = {p: _windows_between(store, p, test.beat.min(), test.beat.max() + 1) for p in traded}
+    by_product = {p: test.product == PRODUCT_IDS.index(p) for p in traded}
+    study = compare(
+        windows,
+        {p: (test.beat[mine], values[mine]) for p, mine in by_product.items()},
+        {p: product(p) for p in traded},
+        config.fees,
+        config.trader,
+    )
+    stage.update(3, 4, "scoring products")
+    scores = [
+        _product_score(
+            p, windows[p], test.select(by_product[p]), values[by_product[p]], train_label
+        )
+        for p in traded
+    ]
+    stage.update(4, 4, f"{len(test):,} samples, {study.model.orders:,} orders")
+    return ReportData(
+        name=name,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        data=Data(
+            source=source,
+            simulated=source.startswith("simulated"),
+            products=traded,
+            first_beat=int(test.beat.min()),
+            last_beat=int(test.beat.max()),
+            windows=sum(len(w) for w in windows.values()),
+            valid_windows=sum(int(w["valid"].sum()) for w in windows.values()),
+            samples=len(test),
+            labelled=int(labelled.sum()),
+        ),
+        score=score,
+        backtest=study,
+        sweep=_sweep_section(store, name),
+        products=scores,
+    )
+
+
+def _windows_between(store: Store, product_id: str, first: int, last: int) -> NDArray[np.void]:
+    days = [day for p, day in stored(store, "windows") if p == product_id]
+    wanted = {day_of(first * BEAT_NS), day_of(last * BEAT_NS)}
+    within = [d for d in days if min(wanted) <= d <= max(wanted)]
+    windows = np.concatenate([read_windows(store, product_id, day) for day in within])
+    return windows[(windows["beat"] >= first) & (windows["beat"] <= last)]
+
+
+def _product_score(
+    product_id: str,
+    windows: NDArray[np.void],
+    samples: Samples,
+    values: NDArray[np.float64],
+    train_label: NDArray[np.float64],
+) -> ProductScore:
+    known = samples.labelled
+    score = evaluate(values[known], samples.label[known], train_label) if known.any() else None
+    return ProductScore(
+        product=product_id,
+        windows=len(windows),
+        valid_windows=int(windows["valid"].sum()),
+        samples=len(samples),
+        accuracy=score and score.accuracy,
+        majority_accuracy=score and score.majority.accuracy,
+        value_bps=score and score.value_bps,
+        oracle_bps=score and score.oracle_bps,
+    )
+
+
+def _sweep_section(store: Store, name: str) -> Sweep:
+    result = msgspec.json.decode(store.read(f"runs/{name}/{RESULTS_FILE}"), type=SweepResult)
+    return Sweep(
+        metric="validation value captured, bp",
+        mode="max",
+        winner=result.best,
+        trials=[
+            Trial(name=t.name, params=t.params, metrics=_shown(t.metrics)) for t in result.trials
+        ],
+    )
+
+
+def _shown(metrics: msgspec.Struct) -> dict[str, float]:
+    fields = msgspec.structs.asdict(metrics)
+    return {k: float(v) for k, v in fields.items() if isinstance(v, int | float)}
+
+
+def _built_text(results: Iterable[Built]) -> str:
+    windows = [b for b in results if b.stage == "windows"]
+    samples = [b for b in results if b.stage == "samples"]
+    return (
+        f"{sum(b.rows for b in windows):,} events, {sum(b.valid for b in windows):,} valid windows,"
+        f" {sum(b.valid for b in samples):,} labelled samples"
+    )
+
+
+def write_report_to(store: Store, report: ReportData) -> str:
+    """Write reports/<name>/report.html and metrics.json; return where the page is."""
+    folder = f"reports/{report.name}"
+    store.write(f"{folder}/metrics.json", metrics(report))
+    store.write(f"{folder}/report.html", render(report).encode())
+    return store.full_path(f"{folder}/report.html")
+
+
+def print_summary(report: ReportData, page: str, console: Console) -> None:
+    """Print the few numbers that matter, each beside its zero-skill line, and where the page is."""
+    score, study, live = report.score, report.backtest, report.live
+    lines = []
+    if score:
+        lines.append(
+            f"right choices   {score.accuracy:.1%}   majority {score.majority.accuracy:.1%}, "
+            f"random {score.random.accuracy:.1%}, always NO_OP {score.no_op.accuracy:.1%}"
+        )
+        lines.append(
+            f"value captured  {score.value_bps:.2f} bp a decision   NO_OP 0, "
+            f"oracle {score.oracle_bps:.2f}"
+        )
+    if study:
+        model = study.model
+        lines.append(
+            f"test backtest   {model.excess_usd:+,.2f} USD against holding, after "
+            f"{model.fees_usd:,.2f} fees   buy-and-hold {study.buy_and_hold.excess_usd:+,.2f}, "
+            f"label oracle {study.oracle.excess_usd:+,.2f}"
+        )
+    if live:
+        lines.append(
+            f"paper trading   {live.excess_usd:+,.2f} USD against holding, {live.beats} beats, "
+            f"{live.orders} orders, {live.taker_fills + live.maker_fills} fills"
+        )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    if report.data.simulated:
+        console.print("[dim]simulated market with a planted edge: this is no claim of skill[/]")
+    console.print(f"report: {page}", soft_wrap=True, highlight=False)
