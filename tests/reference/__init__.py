@@ -1,0 +1,1 @@
+"""Plain rebuilds of the definitions, from the specification alone; no code of the product."""
