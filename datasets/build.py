@@ -4,6 +4,7 @@ Each partition rebuilds its book alone; features and labels of a day also read t
 days beside it, so that nothing is lost at midnight. The same input gives the same bytes.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -101,20 +102,29 @@ def build(
 
 def _map(store: Store, fees: Fees, stage: str, todo: list[tuple[str, str]]) -> Iterator[Built]:
     def one(row: dict[str, Any]) -> dict[str, Any]:
-        if stage == "windows":
-            built = build_windows(store, row["product"], row["day"])
-        else:
-            built = build_samples(store, row["product"], row["day"], fees)
-        return msgspec.structs.asdict(built)
+        try:
+            if stage == "windows":
+                built = build_windows(store, row["product"], row["day"])
+            else:
+                built = build_samples(store, row["product"], row["day"], fees)
+        except QuaverError as e:
+            return {"error": str(e)}  # Ray Data would wrap it in three others.
+        return {"built": msgspec.json.encode(built)}
 
     if not todo:
         return
+    _keep_off_the_terminal()
     rows = [{"product": product_id, "day": day} for product_id, day in todo]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(one, num_cpus=1)
-    try:
-        for row in dataset.iter_rows():
-            yield Built(**row)
-    except ray.exceptions.RayTaskError as e:
-        if isinstance(e.cause, QuaverError):
-            raise e.cause from None
-        raise
+    for row in dataset.iter_rows():
+        if row.get("error"):
+            raise QuaverError(row["error"])
+        yield msgspec.json.decode(row["built"], type=Built)
+
+
+def _keep_off_the_terminal() -> None:
+    """Ray Data's progress and notes go to its log file only."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.name == "console":
+            handler.setLevel(logging.CRITICAL + 1)

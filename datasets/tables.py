@@ -116,7 +116,8 @@ def read_windows(store: Store, product_id: str, day: str) -> NDArray[np.void]:
         if pa.types.is_fixed_size_list(field.type):
             windows[field.name] = column.flatten().to_numpy().reshape(-1, BUCKETS)
         else:
-            windows[field.name] = column.fill_null(0).to_numpy(zero_copy_only=False)
+            known = column.fill_null(0) if field.nullable else column
+            windows[field.name] = known.to_numpy(zero_copy_only=False)
     return windows
 
 

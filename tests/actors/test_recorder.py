@@ -1,0 +1,438 @@
+"""Raw partitions: cut at midnight without loss, recorded again without change, checked when read."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from actors.raw import (
+    RAW_SCHEMA,
+    day_of,
+    day_start_ns,
+    partition_path,
+    partitions,
+    read_manifest,
+    read_partition,
+)
+from actors.store import Store, sha256
+from market.errors import QuaverError
+from market.events import EVENT, Kind
+from market.products import product_of
+from tests.actors.wire import (
+    BEAT_NS,
+    BTC,
+    DAY_NS,
+    DAYS,
+    DISCONNECT,
+    ETH,
+    MIDNIGHT_NS,
+    SECOND_NS,
+    START_NS,
+    Advanced,
+    Walk,
+    assert_same_rows,
+    assert_same_windows,
+    live_windows,
+    rebuilt_days,
+    rebuilt_windows,
+    record,
+)
+
+MIDNIGHT_BEAT = MIDNIGHT_NS // BEAT_NS
+
+
+def events_of(store: Store, product_id: str = BTC, day: str = DAYS[0]) -> NDArray[np.void]:
+    manifest = read_manifest(store, product_id, day)
+    assert manifest is not None
+    return read_partition(store, manifest)
+
+
+def gaps(store: Store, product_id: str, day: str) -> list[tuple[int, str]]:
+    manifest = read_manifest(store, product_id, day)
+    assert manifest is not None
+    return [(gap.ns, gap.reason) for session in manifest.sessions for gap in session.gaps]
+
+
+def everything(root: Path) -> dict[str, bytes]:
+    """Every file under a root, hidden ones included."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+# Midnight.
+
+
+def synced(walk: Walk) -> list[bytes]:
+    frames = walk.snapshots(MIDNIGHT_NS - 20 * SECOND_NS)
+    return [*frames, *walk.frames(MIDNIGHT_NS - 19 * SECOND_NS, MIDNIGHT_NS + 20 * SECOND_NS)]
+
+
+def not_synced(walk: Walk) -> list[bytes]:
+    frames = walk.snapshots(MIDNIGHT_NS - 20 * SECOND_NS)
+    frames += walk.frames(MIDNIGHT_NS - 19 * SECOND_NS, MIDNIGHT_NS - 6 * SECOND_NS)
+    walk.wire.sequence += 1  # A gap: no book is known any more.
+    frames += walk.frames(MIDNIGHT_NS - 6 * SECOND_NS, MIDNIGHT_NS + 5 * SECOND_NS)
+    frames += walk.snapshots(MIDNIGHT_NS + 5 * SECOND_NS)
+    return [*frames, *walk.frames(MIDNIGHT_NS + 6 * SECOND_NS, MIDNIGHT_NS + 20 * SECOND_NS)]
+
+
+def silent(walk: Walk) -> list[bytes]:
+    frames = walk.snapshots(MIDNIGHT_NS - 20 * SECOND_NS)
+    frames += walk.frames(MIDNIGHT_NS - 19 * SECOND_NS, MIDNIGHT_NS - 9 * SECOND_NS)
+    return [*frames, *walk.frames(MIDNIGHT_NS + 10 * SECOND_NS, MIDNIGHT_NS + 20 * SECOND_NS)]
+
+
+def snapshot_first(walk: Walk) -> list[bytes]:
+    frames = walk.snapshots(MIDNIGHT_NS - 20 * SECOND_NS)
+    frames += walk.frames(MIDNIGHT_NS - 19 * SECOND_NS, MIDNIGHT_NS)
+    frames += walk.snapshots(MIDNIGHT_NS)
+    return [*frames, *walk.frames(MIDNIGHT_NS + SECOND_NS, MIDNIGHT_NS + 20 * SECOND_NS)]
+
+
+def disconnected(walk: Walk) -> list[bytes]:
+    frames = walk.snapshots(MIDNIGHT_NS - 20 * SECOND_NS)
+    frames += [*walk.frames(MIDNIGHT_NS - 19 * SECOND_NS, MIDNIGHT_NS), DISCONNECT]
+    walk.wire = Advanced()
+    frames += walk.snapshots(MIDNIGHT_NS + 3 * SECOND_NS)
+    return [*frames, *walk.frames(MIDNIGHT_NS + 4 * SECOND_NS, MIDNIGHT_NS + 20 * SECOND_NS)]
+
+
+MIDNIGHTS = {f.__name__: f for f in (synced, not_synced, silent, snapshot_first, disconnected)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", MIDNIGHTS)
+def test_partitions_rebuilt_alone_equal_one_unbroken_stream(
+    tmp_path: Path, name: str, seed: int
+) -> None:
+    frames, store = MIDNIGHTS[name](Walk(seed)), Store(str(tmp_path))
+    live = live_windows(frames)
+    # 5 beats before midnight, 4 after: the beat at the end of the recording is not emitted.
+    beats = np.arange(MIDNIGHT_BEAT - 5, MIDNIGHT_BEAT + 4)
+    record(store, frames)
+    assert partitions(store) == [(p, day) for p in (BTC, ETH) for day in DAYS]
+    assert_same_windows(rebuilt_windows(store), live)
+    for (_, day), windows in rebuilt_days(store).items():
+        wanted = beats[beats < MIDNIGHT_BEAT] if day == DAYS[0] else beats[beats >= MIDNIGHT_BEAT]
+        assert windows["beat"].tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"),
+    [
+        ("synced", [0, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("not_synced", [0, 1, 1, 0, 0, 0, 0, 1, 1]),
+        ("silent", [0, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("snapshot_first", [0, 1, 1, 1, 1, 0, 1, 1, 1]),
+        ("disconnected", [0, 1, 1, 1, 0, 0, 1, 1, 1]),
+    ],
+)
+def test_midnight_costs_no_beat_that_was_known(
+    tmp_path: Path, name: str, valid: list[int]
+) -> None:
+    store = Store(str(tmp_path))
+    record(store, MIDNIGHTS[name](Walk(1)))
+    for windows in rebuilt_windows(store).values():
+        assert windows["valid"].astype(int).tolist() == valid
+
+
+def test_a_partition_starts_with_our_own_book_if_it_is_known(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    record(store, synced(Walk(3)))
+    carried = events_of(store, BTC, DAYS[1])
+    carried = carried[: int(np.flatnonzero(carried["last"])[0]) + 1]
+    assert set(carried["kind"]) == {Kind.CARRIED}
+    assert set(carried["ns"]) == {MIDNIGHT_NS}
+    assert len(carried) > 20
+
+
+def test_every_row_of_a_partition_lies_in_its_day(tmp_path: Path) -> None:
+    for name, frames in MIDNIGHTS.items():
+        store = Store(str(tmp_path / name))
+        record(store, frames(Walk(5)))
+        for product_id, day in partitions(store):
+            ns = events_of(store, product_id, day)["ns"]
+            start_ns = day_start_ns(day)
+            # The mark that closes the last beat is the midnight itself.
+            assert start_ns <= ns.min() and ns.max() <= start_ns + DAY_NS
+            assert (np.diff(ns) >= 0).all()
+
+
+def test_days_are_utc() -> None:
+    assert (day_of(MIDNIGHT_NS - 1), day_of(MIDNIGHT_NS)) == DAYS
+    assert day_start_ns(DAYS[1]) == MIDNIGHT_NS
+    for text in ("", "2026-8-9x", "20260809", "2026-02-30", "yesterday"):
+        with pytest.raises(QuaverError, match="2026-08-09"):
+            day_start_ns(text)
+
+
+# Parts.
+
+
+@pytest.mark.parametrize("part_rows", [1, 7, 300])
+def test_parts_of_any_size_hold_the_same_events(tmp_path: Path, part_rows: int) -> None:
+    frames = not_synced(Walk(2))
+    whole, parts = Store(str(tmp_path / "whole")), Store(str(tmp_path / "parts"))
+    record(whole, frames)
+    record(parts, frames, part_rows=part_rows)
+    for product_id, day in partitions(whole):
+        manifest = read_manifest(parts, product_id, day)
+        assert manifest is not None
+        assert_same_rows(read_partition(parts, manifest), events_of(whole, product_id, day))
+        assert gaps(parts, product_id, day) == gaps(whole, product_id, day)
+    assert_same_windows(rebuilt_windows(parts), live_windows(frames))
+    manifest = read_manifest(parts, BTC, DAYS[0])
+    assert manifest is not None and len(manifest.sessions[0].parts) > 1
+
+
+def test_a_manifest_says_what_its_parts_hold(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    record(store, synced(Walk(2)), part_rows=50)
+    for product_id, day in partitions(store):
+        manifest = read_manifest(store, product_id, day)
+        assert manifest is not None
+        (session,) = manifest.sessions
+        folder = partition_path(product_id, day)
+        named = [f"{folder}/{part.name}" for part in session.parts]
+        assert store.files(folder) == sorted([*named, f"{folder}/manifest.json"])
+        for part, path in zip(session.parts, named, strict=True):
+            assert sha256(store.read(path)) == part.sha256
+            table = pq.read_table(tmp_path / path)
+            assert table.schema.equals(RAW_SCHEMA)
+            ns = table["ns"].to_numpy()
+            assert (part.rows, part.first_ns, part.last_ns) == (len(ns), ns.min(), ns.max())
+        assert (manifest.product, manifest.day) == (product_id, day)
+        assert manifest.listed == product_of(product_id, "0.01", "0.00000001")
+
+
+def test_parts_are_zstd_integers(tmp_path: Path) -> None:
+    record(Store(str(tmp_path)), synced(Walk(2)))
+    for path in tmp_path.rglob("*.parquet"):
+        parquet = pq.ParquetFile(path)
+        group = parquet.metadata.row_group(0)
+        for i, field in enumerate(parquet.schema_arrow):
+            assert group.column(i).compression == "ZSTD"
+            assert str(field.type) in ("int64", "int8", "bool") and not field.nullable
+
+
+def test_recording_the_same_frames_again_changes_no_byte(tmp_path: Path) -> None:
+    frames, store = not_synced(Walk(4)), Store(str(tmp_path))
+    record(store, frames, part_rows=100)
+    once = everything(tmp_path)
+    record(store, frames, part_rows=100)
+    assert everything(tmp_path) == once
+
+
+def test_recording_again_in_other_parts_duplicates_no_row(tmp_path: Path) -> None:
+    frames, store = synced(Walk(4)), Store(str(tmp_path))
+    record(store, frames, part_rows=40)
+    record(store, frames)
+    assert_same_windows(rebuilt_windows(store), live_windows(frames))
+    listed_parts = 0
+    for product_id, day in partitions(store):
+        manifest = read_manifest(store, product_id, day)
+        assert manifest is not None
+        listed_parts += sum(len(session.parts) for session in manifest.sessions)
+    # Who reads the folder without the manifest must not find rows twice either.
+    assert len(list(tmp_path.rglob("*.parquet"))) == listed_parts
+
+
+def test_no_temporary_and_no_unlisted_file_is_left(tmp_path: Path) -> None:
+    record(Store(str(tmp_path)), synced(Walk(6)), part_rows=30)
+    names = {Path(name).name for name in everything(tmp_path)}
+    assert all(name == "manifest.json" or name.startswith("part-") for name in names)
+
+
+def test_a_part_that_is_not_listed_does_not_exist(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    record(store, synced(Walk(6)))
+    before = rebuilt_windows(store)
+    folder = partition_path(BTC, DAYS[0])
+    store.write(f"{folder}/part-00000000000000000000-0000.parquet", b"half a fi")
+    store.write(f"{partition_path(BTC, '2026-08-08')}/part-1-0000.parquet", b"half a fi")
+    assert_same_windows(rebuilt_windows(store), before)
+
+
+def test_a_write_that_fails_is_told(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_text("a file where a folder should be")
+    with pytest.raises(QuaverError, match="raw"):
+        record(Store(str(tmp_path)), synced(Walk(1)))
+
+
+# Several recordings in one partition.
+
+
+def stretch(seed: int, start_ns: int, seconds: int) -> list[bytes]:
+    walk = Walk(seed)
+    snapshots = walk.snapshots(start_ns)
+    return snapshots + [*walk.frames(start_ns + SECOND_NS, start_ns + seconds * SECOND_NS)]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_recordings_of_a_day_stand_side_by_side(tmp_path: Path, order: tuple[int, int]) -> None:
+    store = Store(str(tmp_path))
+    stretches = [stretch(1, START_NS, 30), stretch(2, START_NS + 100 * SECOND_NS, 30)]
+    for i in order:
+        record(store, stretches[i])
+    first, second = (live_windows(frames) for frames in stretches)
+    both = {p: np.concatenate([first[p], second[p]]) for p in (BTC, ETH)}
+    assert_same_windows(rebuilt_windows(store), both)
+
+
+def test_a_recording_that_broke_off_is_not_continued_by_the_next(tmp_path: Path) -> None:
+    """A process that dies leaves no END; its book says nothing about the time until the next."""
+    store = Store(str(tmp_path))
+    record(store, stretch(1, START_NS, 30), end=False)
+    record(store, stretch(2, START_NS + 100 * SECOND_NS, 30))
+    for windows in rebuilt_windows(store).values():
+        known = windows["beat"][windows["valid"]] - START_NS // BEAT_NS
+        assert known.max() >= 25
+        assert not ((known > 7) & (known <= 25)).any()  # From second 32 to the next snapshot's.
+
+
+@pytest.mark.parametrize("shift_s", [-15, 10])
+def test_another_recording_of_the_same_time_is_refused(tmp_path: Path, shift_s: int) -> None:
+    store = Store(str(tmp_path))
+    record(store, stretch(1, START_NS, 30))
+    before = everything(tmp_path)
+    with pytest.raises(QuaverError, match=f"{BTC}.*{DAYS[0]}.*another root"):
+        record(store, stretch(2, START_NS + shift_s * SECOND_NS, 30))
+    assert everything(tmp_path) == before
+
+
+def test_another_grid_is_refused(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    record(store, stretch(1, START_NS, 30), (BTC,))
+    before = everything(tmp_path)
+    finer = {BTC: product_of(BTC, "0.001", "0.00000001")}
+    with pytest.raises(QuaverError, match=r"0\.01"):
+        record(store, stretch(1, START_NS + 100 * SECOND_NS, 30), products=finer)
+    assert everything(tmp_path) == before
+
+
+# What the manifest says was lost.
+
+
+def test_gaps_carry_their_time_and_reason(tmp_path: Path) -> None:
+    wire, frames = Advanced(), []
+
+    def at(second: int) -> int:
+        return START_NS + second * SECOND_NS
+
+    frames += [wire.snapshot(at(0)), wire.snapshot(at(0), ETH), wire.heartbeat(at(5))]
+    wire.sequence += 1
+    frames += [wire.heartbeat(at(6)), wire.snapshot(at(7)), wire.snapshot(at(7), ETH)]
+    frames += [wire.book(at(8), [("bid", "99.001", "1")]), wire.snapshot(at(9))]
+    frames += [wire.book(at(10), [("bid", "103.00", "1")]), wire.snapshot(at(11))]
+    frames += [wire.book(at(12), [("offer", f"{p}.00", "0") for p in (102, 103, 104)])]
+    frames += [wire.snapshot(at(13)), DISCONNECT]
+    store = Store(str(tmp_path))
+    record(store, frames)
+    assert gaps(store, BTC, DAYS[0]) == [
+        (at(5), "gap"),
+        (at(8), "corrupt"),
+        (at(10), "crossed"),
+        (at(12), "empty_side"),
+        (at(13), "disconnect"),
+    ]
+    assert gaps(store, ETH, DAYS[0]) == [(at(5), "gap"), (at(13), "disconnect")]
+    assert_same_windows(rebuilt_windows(store), live_windows(frames))
+
+
+def test_the_manifest_counts_what_its_day_lost(tmp_path: Path) -> None:
+    wire, frames = Advanced(), []
+    frames = [wire.snapshot(MIDNIGHT_NS - 9 * SECOND_NS), wire.snapshot(MIDNIGHT_NS - 9, ETH)]
+    frames += [frames[-1], wire.book(MIDNIGHT_NS - 8, [("bid", "99.001", "1")])]
+    frames += [wire.trades(MIDNIGHT_NS - 7, [(9, "BUY", "99.00", "1"), (7, "BUY", "99.00", "1")])]
+    frames += [wire.trades(MIDNIGHT_NS - 6, [(9, "BUY", "99.00", "1")])]
+    frames += [wire.heartbeat(MIDNIGHT_NS + i * SECOND_NS) for i in range(9)]
+    store = Store(str(tmp_path))
+    record(store, frames)
+    days = {}
+    for day in DAYS:
+        manifest = read_manifest(store, BTC, day)
+        assert manifest is not None
+        (session,) = manifest.sessions
+        days[day] = session.counts
+    names = ("duplicates", "corrupt", "gaps", "trade_duplicates", "trade_holes")
+    assert [days[DAYS[0]].get(name) for name in names] == [1, 1, 0, 1, 1]
+    assert [days[DAYS[1]].get(name) for name in names] == [0, 0, 0, 0, 0]
+
+
+# What is not as it should be.
+
+
+def damaged(store: Store, how: str) -> None:
+    """Damage the first day's partition of BTC."""
+    folder = partition_path(BTC, DAYS[0])
+    part = next(name for name in store.files(folder) if name.endswith(".parquet"))
+    manifest = f"{folder}/manifest.json"
+    fields: dict[str, Any] = json.loads(store.read(manifest))
+    changes: dict[str, Callable[[], None]] = {
+        "missing part": lambda: store.delete(part),
+        "tampered part": lambda: store.write(part, store.read(part)[:-1] + b"?"),
+        "truncated part": lambda: store.write(part, store.read(part)[:100]),
+        "part of another": lambda: store.write(part, store.read(part.replace(BTC, ETH))),
+        "no JSON": lambda: store.write(manifest, b"{"),
+        "not UTF-8": lambda: store.write(manifest, b'{"format":"\xff"}'),
+        "no fields": lambda: store.write(manifest, b"{}"),
+        "another version": lambda: store.write(
+            manifest, json.dumps(fields | {"format": "quaver.raw.0"}).encode()
+        ),
+    }
+    changes[how]()
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["missing part", "tampered part", "truncated part", "part of another"]
+    + ["no JSON", "not UTF-8", "no fields", "another version"],
+)
+def test_a_damaged_partition_is_named_and_not_used(tmp_path: Path, how: str) -> None:
+    store = Store(str(tmp_path))
+    record(store, stretch(1, START_NS, 20))
+    damaged(store, how)
+    with pytest.raises(QuaverError) as caught:
+        events_of(store)
+    assert partition_path(BTC, DAYS[0]) in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_there_is_no_manifest_where_nothing_was_recorded(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert read_manifest(store, BTC, DAYS[0]) is None
+    assert partitions(store) == []
+
+
+def test_the_manifest_is_json_that_others_can_read(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    record(store, stretch(1, START_NS, 20))
+    path = f"{partition_path(BTC, DAYS[0])}/manifest.json"
+    manifest = msgspec.json.decode(store.read(path))
+    assert manifest["product"] == BTC
+    assert manifest["quote_increment"] == "0.01"
+    assert manifest["base_increment"] == "0.00000001"
+
+
+def test_events_come_back_as_they_went_in(tmp_path: Path) -> None:
+    """Every field of every row, whatever its value."""
+    store, rng = Store(str(tmp_path)), random.Random(1)
+    wire = Advanced()
+    frames = [wire.snapshot(START_NS)]
+    for i in range(1, 200):
+        size = f"{rng.randrange(10**15) / 10**8:.8f}"
+        frames.append(wire.book(START_NS + i * rng.randrange(10**7), [("bid", "99.00", size)]))
+        frames.append(wire.trades(START_NS + i, [(2 * i, rng.choice(["BUY", "SELL"]), "1", size)]))
+    record(store, frames, (BTC,))
+    found = events_of(store)
+    assert found.dtype == EVENT
+    live = live_windows(frames, (BTC,))
+    assert_same_windows(rebuilt_windows(store), live)
+    assert (found["kind"] == Kind.TRADE).sum() == 199
+    assert found["trade_id"][found["kind"] == Kind.TRADE].tolist() == [2 * i for i in range(1, 200)]

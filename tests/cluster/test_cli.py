@@ -1,0 +1,93 @@
+"""The command line as a user meets it: help, mistakes, and a capture made into samples."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from actors.store import Store
+from datasets.loader import load_samples
+from datasets.tables import read_windows, stored
+from market.actions import Fees
+from tests.helpers import recording, replay_windows
+
+VERBS = ("demo", "import", "build", "sweep", "report", "serve", "show-config")
+
+
+def quaver(*arguments: str, timeout_s: float = 100) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, as wide as a wide terminal."""
+    environment = os.environ | {"COLUMNS": "160", "RAY_AUTH_MODE": "disabled"}
+    return subprocess.run(
+        [sys.executable, "-c", "from cluster.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=environment,
+        check=False,
+    )
+
+
+def test_help_names_every_verb() -> None:
+    shown = quaver("--help").stdout
+    assert all(verb in shown for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str) -> None:
+    done = quaver(verb, "--help")
+    assert done.returncode == 0
+    assert "--help" in done.stdout and len(done.stdout) > 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "No such command"),
+        (["import"], "files"),
+        (["import", "x", "--format", "csv", "--out", "y"], "coinbase-exchange"),
+        (["import", "absent.gz", "--format", "coinbase-advanced", "--out", "OUT"], "absent.gz"),
+        (["report", "--data", "OUT", "--name", "none"], "quaver sweep"),
+        (["serve", "--data", "OUT", "--name", "none"], "quaver sweep"),
+        (["demo", "--set", "demo.hour=3"], "did you mean demo.hours?"),
+        (["show-config", "--config", "absent.toml"], "absent.toml"),
+        (["build", "--data", "nowhere://x"], "folder or s3://bucket/prefix"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_1(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    done = quaver(*[str(tmp_path) if a == "OUT" else a for a in arguments])
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_the_demo_refuses_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("ten years")
+    done = quaver("demo", "--out", str(tmp_path))
+    assert done.returncode == 1 and "--out" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "ten years"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_capture_is_imported_and_built_into_windows_and_samples(tmp_path: Path) -> None:
+    path = recording("exchange-btc-usd-2018-45min.jsonl.gz")
+    root = str(tmp_path / "root")
+    imported = quaver("import", str(path), "--format", "coinbase-exchange", "--out", root)
+    assert imported.returncode == 0, imported.stderr
+    assert "134,417 frames" in imported.stdout and "no losses" in imported.stdout
+    built = quaver("build", "--data", root)
+    assert built.returncode == 0, built.stderr
+    store = Store(root)
+    ((product_id, day),) = stored(store, "windows")
+    plain = replay_windows(path, {"BTC-USD": ("0.01", "0.00000001")}, tmp_path / "other")
+    windows = read_windows(store, product_id, day)
+    for name in windows.dtype.names or ():
+        assert (windows[name] == plain["BTC-USD"][name]).all()
+    samples = load_samples(store, Fees())
+    valid = int(windows["valid"].sum())
+    # One unbroken run: 68 beats before the first sample, 75 after the last label.
+    assert (len(samples), int(samples.labelled.sum())) == (valid - 68, valid - 68 - 75)

@@ -1,0 +1,79 @@
+"""Configuration: defaults, a file, overrides, and errors that name the key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+import cluster
+from cluster.config import Config, as_toml, load_config
+from market.errors import QuaverError
+
+
+def test_defaults_are_those_of_the_definitions() -> None:
+    config = load_config(None, [])
+    assert (config.fees.taker_bps, config.fees.maker_bps) == (5.0, 0.0)
+    assert len(config.products) == 55
+    assert config == Config()
+
+
+def test_what_is_printed_reads_back_as_the_same_configuration(tmp_path: Path) -> None:
+    config = load_config(None, ["fees.taker_bps=60", 'demo.products=["ETH-USD"]'])
+    path = tmp_path / "quaver.toml"
+    path.write_text(as_toml(config))
+    assert load_config(path, []) == config
+
+
+def test_an_override_beats_the_file_and_the_file_beats_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "quaver.toml"
+    path.write_text("[fees]\ntaker_bps = 40\nmaker_bps = 20\n")
+    config = load_config(path, ["fees.taker_bps=60"])
+    assert (config.fees.taker_bps, config.fees.maker_bps) == (60, 20)
+
+
+def test_a_grid_given_replaces_the_default_one() -> None:
+    config = load_config(None, ['sweep.grid={objective=["bce"]}'])
+    assert config.sweep.grid == {"objective": ["bce"]}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("fees.taker=1", "did you mean fees.taker_bps?"),
+        ("fee.taker_bps=1", "did you mean fees?"),
+        ("trader.limits.max_orders=1", "did you mean trader.limits.max_orders_per_minute?"),
+        ("fees=3", "fees is a table of keys"),
+        ("fees.taker_bps=-1", "$.fees.taker_bps"),
+        ("fees.taker_bps=abc", "$.fees.taker_bps"),
+        ('products=["NO-USD"]', "NO-USD is not one of the 55"),
+        ("split=[0.5,0.2,0.2]", "must sum to 1"),
+        ("foo", "is not KEY=VALUE"),
+    ],
+)
+def test_a_wrong_override_is_an_error_that_names_it(override: str, said: str) -> None:
+    with pytest.raises(QuaverError) as error:
+        load_config(None, [override])
+    assert said in str(error.value)
+
+
+def test_an_unreadable_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("[fees\n")
+    for wrong in (path, tmp_path / "absent.toml"):
+        with pytest.raises(QuaverError, match=wrong.name):
+            load_config(wrong, [])
+
+
+def test_nothing_of_the_configuration_can_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        load_config(None, []).fees.taker_bps = 0  # type: ignore[misc]
+
+
+def test_the_cluster_file_fits_rays_schema() -> None:
+    path = Path(cluster.__file__).with_name("aws-spot.yaml")
+    config = yaml.safe_load(path.read_text())
+    validate_config(prepare_config(config))
+    market = config["available_node_types"]["spot"]["node_config"]["InstanceMarketOptions"]
+    assert market["MarketType"] == "spot"
+    assert "make setup" in config["setup_commands"][-1]

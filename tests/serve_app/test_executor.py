@@ -1,0 +1,360 @@
+"""The executor trades exactly as the market's rules say, and survives what breaks."""
+
+import asyncio
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from market.actions import Action
+from market.errors import QuaverError
+from market.features import features
+from market.ledger import Order
+from market.paper import Fill, PaperBroker
+from market.policy import Limits
+from market.products import product
+from market.trader import Trader, TraderConfig
+from market.windows import BEAT_NS
+from serve_app.brokers import Paper
+from serve_app.execution import ExecutionConfig, Executor
+from tests.serve_app.market_walk import FIRST_BEAT, PRODUCTS, WARM_UP, walk
+
+BTC, ETH = PRODUCTS[:2]
+
+
+class FakeModel:
+    """Values drawn from the features themselves; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[np.ndarray, ...]] = []
+
+    async def __call__(self, *inputs: np.ndarray) -> np.ndarray:
+        self.calls.append(inputs)
+        return values_of(*inputs)
+
+
+def values_of(
+    medians: np.ndarray, bids: np.ndarray, asks: np.ndarray, index: np.ndarray
+) -> np.ndarray:
+    """Return numbers that favour every action now and then."""
+    del medians
+    return (bids[:, :5] - asks[:, :5]) * 100 + index[:, None]
+
+
+class Clock:
+    """A wall clock that stands `age_s` after the end of the last window sent."""
+
+    def __init__(self, age_s: float = 1.0) -> None:
+        self.age_ns, self.beat = int(age_s * 1e9), FIRST_BEAT
+
+    def __call__(self) -> int:
+        return (self.beat + 1) * BEAT_NS + self.age_ns
+
+
+class Watched(Paper):
+    """Paper trading that keeps what reached it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.submitted: list[Order] = []
+        self.cancelled: list[str] = []
+        self.fills: list[Fill] = []
+
+    async def submit(self, order: Order) -> Fill | None:
+        self.submitted.append(order)
+        fill = await super().submit(order)
+        self.fills += [fill] if fill else []
+        return fill
+
+    async def cancel(self, order_id: str) -> bool:
+        self.cancelled.append(order_id)
+        return await super().cancel(order_id)
+
+    async def on_window(self, product_id: str, window: np.ndarray) -> list[Fill]:
+        fills = await super().on_window(product_id, window)
+        self.fills += fills
+        return fills
+
+
+class Bench:
+    """An executor with everything around it faked."""
+
+    def __init__(self, predict: Callable[..., Any] | None = None, **limits: Any) -> None:
+        self.model = FakeModel()
+        self.broker = Watched()
+        self.clock = Clock()
+        self.ticks_ns = 0
+        config = ExecutionConfig(products=(BTC, ETH), trader=TraderConfig(limits=Limits(**limits)))
+        self.executor = Executor(
+            PRODUCTS,
+            config,
+            predict or self.model,
+            self.broker,
+            monotonic_ns=self.monotonic_ns,
+            wall_ns=self.clock,
+        )
+
+    def monotonic_ns(self) -> int:
+        self.ticks_ns += 1_000_000
+        return self.ticks_ns
+
+    def send(self, *streams: tuple[str, np.ndarray]) -> None:
+        """Send the windows beat by beat, all products of a beat together."""
+
+        async def run() -> None:
+            for i in range(len(streams[0][1])):
+                self.clock.beat = int(streams[0][1]["beat"][i])
+                await self.executor.on_item([(name, rows[i : i + 1]) for name, rows in streams])
+
+        asyncio.run(run())
+
+
+def test_the_first_prediction_needs_69_valid_beats() -> None:
+    bench = Bench()
+    rows = walk(WARM_UP, 1)
+    bench.send((BTC, rows[:-1]))
+    assert bench.model.calls == []
+    bench.send((BTC, rows[-1:]))
+    assert len(bench.model.calls) == 1
+    assert bench.executor.health()["predictions"] == 1
+
+
+def test_all_products_of_a_beat_are_asked_for_at_once() -> None:
+    bench = Bench()
+    bench.send((BTC, walk(WARM_UP + 2, 1)), (ETH, walk(WARM_UP + 2, 2)))
+    assert [len(call[0]) for call in bench.model.calls] == [2, 2, 2]
+    assert bench.model.calls[0][3].tolist() == [0, 1]
+
+
+def test_served_features_equal_those_of_the_batch_bit_for_bit() -> None:
+    bench = Bench()
+    rows = walk(120, 3)
+    rows["valid"][20] = False
+    bench.send((ETH, rows))
+    expected = features(rows, product(ETH).tick)
+    assert len(expected.beats) == 120 - 21 - (WARM_UP - 1)
+    for column in range(3):
+        served = np.concatenate([call[column] for call in bench.model.calls])
+        assert np.array_equal(served, expected[column + 1])
+
+
+def test_an_invalid_beat_starts_the_count_anew_and_takes_the_order_back() -> None:
+    async def wants_to_rest(*inputs: np.ndarray) -> np.ndarray:
+        return np.tile([0.0, 1.0, 0.0, 0.0, 0.0], (len(inputs[3]), 1))
+
+    bench = Bench(wants_to_rest)
+    rows = walk(WARM_UP + 1, 4)
+    rows["ask"] = rows["low_ask"] = 60_000  # Far from everything: nothing fills.
+    rows["trade_low"], rows["trade_high"] = 59_999, 59_999
+    rows["bid"] = rows["high_bid"] = 59_000
+    rows["valid"][-1] = False
+    bench.send((BTC, rows[:-1]))
+    assert len(bench.executor.positions()["open_orders"]) == 1
+    bench.send((BTC, rows[-1:]))
+    assert bench.broker.cancelled == [bench.broker.submitted[0].id]
+    assert bench.executor.positions()["open_orders"] == []
+    more = walk(WARM_UP, 5, FIRST_BEAT + len(rows))
+    bench.send((BTC, more[:-1]))
+    assert bench.executor.health()["predictions"] == 1
+    bench.send((BTC, more[-1:]))
+    assert bench.executor.health()["predictions"] == 2
+
+
+def traded_plainly(streams: dict[str, np.ndarray]) -> tuple[Trader, list[str], list[Fill]]:
+    """The market's own pieces, called in the order of section 7, over whole partitions."""
+    trader = Trader({name: product(name) for name in streams}, ExecutionConfig().fees, CONFIG)
+    paper, placed, fills = PaperBroker(), [], []
+    known = {}
+    for i, (name, rows) in enumerate(streams.items()):
+        f = features(rows, product(name).tick)
+        index = np.full(len(f.beats), i)
+        known[name] = dict(zip(f.beats, values_of(*f[1:], index), strict=True))
+    for k in range(len(next(iter(streams.values())))):
+        for name, rows in streams.items():
+            for fill in paper.on_window(name, rows[k : k + 1]):
+                trader.filled(fill.order_id, fill.price_ticks, fill.lots)
+                fills.append(fill)
+            trader.observe(name, rows[k : k + 1])
+            decision = trader.decide(name, rows[k : k + 1], known[name].get(rows["beat"][k]))
+            if decision.cancel:
+                assert paper.cancel(decision.cancel.id)
+                trader.cancelled(decision.cancel.id)
+            if decision.place and trader.admit(decision.place, k * BEAT_NS, 1.0) is None:
+                placed.append(decision.place.id)
+                fill = paper.submit(decision.place)
+                if fill:
+                    trader.filled(fill.order_id, fill.price_ticks, fill.lots)
+                    fills.append(fill)
+    return trader, placed, fills
+
+
+CONFIG = TraderConfig(limits=Limits(max_orders_per_minute=1_000_000))
+
+
+def test_decisions_fills_and_ledger_equal_the_market_rules_applied_plainly() -> None:
+    streams = {BTC: walk(400, 6), ETH: walk(400, 7)}
+    bench = Bench(max_orders_per_minute=1_000_000)
+    bench.send(*streams.items())
+    trader, placed, fills = traded_plainly(streams)
+    assert [order.id for order in bench.broker.submitted] == placed
+    assert bench.broker.fills == fills
+    assert len(fills) > 20
+    ledger = bench.executor.trader.ledger
+    assert (ledger.usd, ledger.lots, ledger.open) == (
+        trader.ledger.usd,
+        trader.ledger.lots,
+        trader.ledger.open,
+    )
+    health, positions = bench.executor.health(), bench.executor.positions()
+    assert (health["orders"], health["fills"]) == (len(placed), len(fills))
+    assert (health["beats"], health["windows"], health["errors"]) == (400, 800, 0)
+    taken = sum(not order.post_only for order in bench.broker.submitted)
+    assert (health["taker_fills"], health["maker_fills"]) == (taken, len(fills) - taken)
+    assert sum(health["actions"].values()) == health["predictions"] == 2 * (401 - WARM_UP)
+    assert positions["equity_usd"] == format(trader.equity, "f")
+    assert positions["equity_curve"][-1] == [FIRST_BEAT + 399, positions["equity_usd"]]
+    assert len(positions["open_orders"]) == len(trader.ledger.open)
+    assert positions["deposited_usd"] == usd_of_reserves(streams, trader.unit, 0)
+    assert positions["held_usd"] == usd_of_reserves(streams, trader.unit, -1)
+    assert msgspec.json.decode(msgspec.json.encode([health, positions])) == [health, positions]
+
+
+def usd_of_reserves(streams: dict[str, np.ndarray], unit: dict[str, int], at: int) -> str:
+    """What 1,200 USD and one unit per product are worth at a window's medians."""
+    usd = Decimal(1_200 * len(streams))
+    for name, rows in streams.items():
+        mid2 = int(rows["bid"][at] + rows["ask"][at])
+        usd += product(name).size(unit[name]) * product(name).price(mid2) / 2
+    return str(usd)
+
+
+def test_several_beats_in_one_item_are_decided_one_by_one() -> None:
+    rows = {BTC: walk(200, 8), ETH: walk(200, 9)}
+    one, many = Bench(max_data_age_s=1e9), Bench(max_data_age_s=1e9)
+    one.send(*rows.items())
+    asyncio.run(many.executor.on_item(list(rows.items())))
+    assert many.broker.submitted == one.broker.submitted
+    assert len(many.broker.submitted) > 5
+    assert many.executor.positions() == one.executor.positions()
+
+
+def test_windows_that_are_empty_unknown_or_repeated_are_passed_over() -> None:
+    bench = Bench()
+    rows = walk(10, 1)
+    item = [(BTC, rows[:0]), ("SOL-USD", rows), (ETH, rows), (ETH, rows[5:])]
+    asyncio.run(bench.executor.on_item(item))
+    health = bench.executor.health()
+    assert (health["windows"], health["ignored_windows"], health["repeated_windows"]) == (10, 10, 5)
+    assert health["errors"] == 0
+
+
+def test_old_data_blocks_the_order_and_says_why() -> None:
+    bench = Bench()
+    bench.clock.age_ns = int(8.5e9)
+    bench.send((BTC, walk(WARM_UP + 10, 1)))
+    health = bench.executor.health()
+    assert health["orders"] == 0
+    assert health["blocked"]["max_data_age_s"] > 0
+    assert health["data_age_s"] == 8.5
+
+
+def test_without_an_answer_of_the_model_nothing_rests_and_the_next_beat_trades() -> None:
+    fail = [False]
+
+    async def predict(*inputs: np.ndarray) -> np.ndarray:
+        if fail[0]:
+            raise TimeoutError("too slow")
+        return np.tile([0.0, 1.0, 0.0, 0.0, 0.0], (len(inputs[3]), 1))
+
+    bench = Bench(predict)
+    rows = walk(WARM_UP + 2, 4)
+    rows["low_ask"] = rows["ask"] = 60_000
+    rows["trades"] = 0
+    bench.send((BTC, rows[:-2]))
+    fail[0] = True
+    bench.send((BTC, rows[-2:-1]))
+    health = bench.executor.health()
+    assert health["last_error"] == "prediction: TimeoutError: too slow"
+    assert (health["errors"], health["beats"], health["cancels"]) == (1, WARM_UP + 1, 1)
+    fail[0] = False
+    bench.send((BTC, rows[-1:]))
+    assert len(bench.broker.submitted) == 2
+
+
+def test_an_error_costs_one_product_one_beat() -> None:
+    bench = Bench()
+    rows = walk(WARM_UP + 5, 1)
+    observe = bench.executor.trader.observe
+
+    def broken(product_id: str, window: np.ndarray) -> None:
+        if product_id == BTC and window["beat"][0] == FIRST_BEAT + WARM_UP:
+            raise RuntimeError("no such luck")
+        observe(product_id, window)
+
+    bench.executor.trader.observe = broken  # type: ignore[method-assign]
+    bench.send((BTC, rows), (ETH, rows))
+    health = bench.executor.health()
+    assert (
+        health["last_error"] == f"beat {FIRST_BEAT + WARM_UP}, BTC-USD: RuntimeError: no such luck"
+    )
+    assert (health["errors"], health["beats"]) == (1, len(rows))
+    assert health["predictions"] == 2 * (len(rows) - (WARM_UP - 1))
+    assert sum(health["actions"].values()) == health["predictions"] - 1
+
+
+def test_an_unconfirmed_cancel_keeps_the_funds_locked_and_places_nothing() -> None:
+    bench = Bench()
+    wanted = [Action.CLOSE_BUY]
+
+    async def predict(*inputs: np.ndarray) -> np.ndarray:
+        values = np.zeros((len(inputs[3]), 5))
+        values[:, wanted[0]] = 1.0
+        return values
+
+    async def unconfirmed(order_id: str) -> bool:
+        del order_id
+        return False
+
+    bench.executor._predict = predict
+    rows = walk(WARM_UP + 1, 4)
+    rows["low_ask"] = rows["ask"] = 60_000
+    rows["trades"] = 0
+    bench.send((BTC, rows[:-1]))
+    locked = bench.executor.positions()["free_usd"]
+    assert locked != bench.executor.positions()["usd"]
+    wanted[0] = Action.FORCE_SELL
+    bench.broker.cancel = unconfirmed  # type: ignore[method-assign]
+    bench.send((BTC, rows[-1:]))
+    assert bench.executor.health()["cancels_unconfirmed"] == 1
+    assert len(bench.broker.submitted) == 1
+    assert bench.executor.positions()["free_usd"] == locked
+
+
+def test_withdraw_takes_every_resting_order_back() -> None:
+    async def predict(*inputs: np.ndarray) -> np.ndarray:
+        return np.tile([0.0, 1.0, 0.0, 0.0, 0.0], (len(inputs[3]), 1))
+
+    bench = Bench(predict)
+    rows = walk(WARM_UP, 4)
+    bench.send((BTC, rows), (ETH, rows))
+    assert len(bench.executor.positions()["open_orders"]) == 2
+    asyncio.run(bench.executor.withdraw())
+    positions = bench.executor.positions()
+    assert positions["open_orders"] == []
+    assert positions["usd"] == positions["free_usd"]
+
+
+def test_latency_is_from_the_arrival_of_the_item_to_each_decision() -> None:
+    bench = Bench()
+    bench.send((BTC, walk(WARM_UP, 1)))
+    latency = bench.executor.health()["decision_latency_ms"]
+    assert latency == {"n": 1, "p50": 1.0, "p99": 1.0, "max": 1.0}  # One reading later: 1 ms.
+
+
+def test_a_product_that_the_model_does_not_know_is_an_error_at_the_start() -> None:
+    config = ExecutionConfig(products=("DOGE-USD",))
+    with pytest.raises(QuaverError, match="not trained for DOGE-USD"):
+        Executor(PRODUCTS, config, FakeModel(), Paper())

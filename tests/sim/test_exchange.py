@@ -1,0 +1,363 @@
+"""The simulated exchange, seen through a real websocket client."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
+
+from market.errors import QuaverError
+from market.products import UNIVERSE, product
+from sim.exchange import Exchange, ExchangeConfig
+from sim.market_model import MarketConfig
+from sim.wire import DecimalText, timestamp_text
+
+IDS = ("BTC-USD", "XRP-USD")
+Frame = dict[str, Any]
+Book = dict[str, dict[Decimal, Decimal]]
+
+
+def play(
+    script: Callable[[Exchange, ClientConnection], Awaitable[None]], **changes: Any
+) -> Exchange:
+    """Run a script as the client of an exchange that goes as fast as it is read."""
+    config = ExchangeConfig(**{"products": IDS, "speed": None, **changes})
+
+    async def main() -> Exchange:
+        async with asyncio.timeout(30), Exchange(config) as exchange:
+            # A client that leaves with a full queue would wait this long for the farewell.
+            async with connect(exchange.url, max_size=None, close_timeout=0.2) as socket:
+                await script(exchange, socket)
+        return exchange
+
+    return asyncio.run(main())
+
+
+async def ask(socket: ClientConnection, kind: str, channel: str, *ids: str) -> None:
+    request: Frame = {"type": kind, "channel": channel}
+    if ids:
+        request["product_ids"] = list(ids)
+    await socket.send(json.dumps(request))
+
+
+async def receive(socket: ClientConnection) -> Frame:
+    frame: Frame = json.loads(await socket.recv())
+    return frame
+
+
+async def until_ack(socket: ClientConnection) -> list[Frame]:
+    frames = [await receive(socket)]
+    while frames[-1]["channel"] != "subscriptions":
+        frames.append(await receive(socket))
+    return frames
+
+
+async def until_closed(socket: ClientConnection) -> list[Frame]:
+    return [json.loads(message) async for message in socket]
+
+
+def subscriptions(frame: Frame) -> Frame:
+    found: Frame = frame["events"][0]["subscriptions"]
+    return found
+
+
+def kinds(frames: list[Frame], channel: str) -> list[tuple[str, str]]:
+    """(type, product) of the book events, or of the trade events, in order."""
+    events = [event for frame in frames if frame["channel"] == channel for event in frame["events"]]
+    if channel == "l2_data":
+        return [(event["type"], event["product_id"]) for event in events]
+    return [(event["type"], event["trades"][0]["product_id"]) for event in events]
+
+
+def apply(books: dict[str, Book], frame: Frame) -> None:
+    for event in frame["events"]:
+        if event["type"] == "snapshot":
+            books[event["product_id"]] = {"bid": {}, "offer": {}}
+        for update in event["updates"]:
+            side = books[event["product_id"]][update["side"]]
+            price, size = Decimal(update["price_level"]), Decimal(update["new_quantity"])
+            if size:
+                side[price] = size
+            else:
+                side.pop(price, None)
+
+
+def true_book(exchange: Exchange, name: str) -> Book:
+    listed = product(name)
+    bids, asks = exchange.book(name)
+    return {
+        side: {listed.price(price): listed.size(size) for price, size in levels.items()}
+        for side, levels in (("bid", bids), ("offer", asks))
+    }
+
+
+async def all_frames(exchange: Exchange, socket: ClientConnection) -> list[Frame]:
+    for channel in ("heartbeats", "market_trades", "level2"):
+        await ask(socket, "subscribe", channel, *([] if channel == "heartbeats" else IDS))
+    return await until_closed(socket)
+
+
+def test_frames_are_numbered_without_a_hole_in_order_of_time_and_rebuild_the_book() -> None:
+    frames: list[Frame] = []
+
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        frames.extend(await all_frames(exchange, socket))
+        assert socket.close_code == 1000
+
+    exchange = play(script, duration_s=120.0)
+    assert all(set(f) == {"channel", "timestamp", "sequence_num", "events"} for f in frames)
+    assert [frame["sequence_num"] for frame in frames] == list(range(len(frames)))
+    times = [frame["timestamp"] for frame in frames]
+    assert times == sorted(times)
+    assert all(len(text) == 30 and text[-1] == "Z" and text[-11] == "." for text in times)
+    assert (times[0], times[-1]) == (
+        "2026-01-05T00:00:00.000000000Z",
+        "2026-01-05T00:02:00.000000000Z",
+    )
+
+    books: dict[str, Book] = {}
+    for frame in frames:
+        if frame["channel"] == "l2_data":
+            assert len(frame["events"]) == 1
+            apply(books, frame)
+            book = books[frame["events"][0]["product_id"]]
+            assert 0 < max(book["bid"]) < min(book["offer"])
+    assert books == {name: true_book(exchange, name) for name in IDS}
+
+
+def test_two_connections_see_the_same_market_each_with_its_own_sequence() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        async with connect(exchange.url, max_size=None) as other:
+            await ask(other, "subscribe", "heartbeats")
+            await until_ack(other)
+            await ask(other, "subscribe", "market_trades", IDS[0])
+            await until_ack(other)
+            mine, theirs = await asyncio.gather(all_frames(exchange, socket), until_closed(other))
+        assert theirs[0]["sequence_num"] == 3  # After two acks and the history of trades.
+        counts = [frame["sequence_num"] for frame in theirs]
+        assert counts == list(range(3, 3 + len(theirs)))
+
+        def seen(frames: list[Frame]) -> list[Frame]:
+            trades = [f["events"] for f in frames if f["channel"] == "market_trades"]
+            updates = [events for events in trades if events[0]["type"] == "update"]
+            return [e for e in updates if e[0]["trades"][0]["product_id"] == IDS[0]]
+
+        assert seen(mine) == seen(theirs) != []
+
+    play(script, duration_s=20.0)
+
+
+def test_snapshots_have_no_time_and_updates_do() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        frames = await all_frames(exchange, socket)
+        events = [e for f in frames if f["channel"] == "l2_data" for e in f["events"]]
+        for event in events:
+            times = {update["event_time"] for update in event["updates"]}
+            assert len(times) == 1
+            assert (times == {"1970-01-01T00:00:00Z"}) == (event["type"] == "snapshot")
+            assert {update["side"] for update in event["updates"]} <= {"bid", "offer"}
+
+    play(script, duration_s=5.0)
+
+
+def test_acks_list_the_whole_set_and_only_a_fresh_subscription_gets_a_snapshot() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        async def request(kind: str, channel: str, *ids: str) -> list[Frame]:
+            await ask(socket, kind, channel, *ids)
+            return await until_ack(socket)
+
+        frames = await request("subscribe", "heartbeats")
+        assert subscriptions(frames[-1]) == {"heartbeats": ["heartbeats"]}
+        frames = await request("subscribe", "level2", IDS[0])
+        assert kinds(frames, "l2_data") == [("snapshot", IDS[0])]
+        assert subscriptions(frames[-1]) == {"heartbeats": ["heartbeats"], "level2": [IDS[0]]}
+
+        frames = await request("subscribe", "level2", *IDS)
+        assert [k for k in kinds(frames, "l2_data") if k[0] == "snapshot"] == [("snapshot", IDS[1])]
+        assert subscriptions(frames[-1])["level2"] == list(IDS)
+        frames = await request("subscribe", "level2", *IDS)
+        assert "snapshot" not in dict(kinds(frames, "l2_data"))
+
+        frames = await request("unsubscribe", "level2", IDS[0])
+        assert subscriptions(frames[-1])["level2"] == [IDS[1]]
+        frames = await request("subscribe", "level2", IDS[0])
+        assert ("snapshot", IDS[0]) in kinds(frames, "l2_data")
+        await request("unsubscribe", "heartbeats")
+        frames = await request("unsubscribe", "level2")
+        assert subscriptions(frames[-1]) == {}
+
+    play(script)
+
+
+def test_trades_name_the_makers_side_newest_first_and_continue_the_history() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        frames = await all_frames(exchange, socket)
+        assert [k for k in kinds(frames, "market_trades") if k[0] == "snapshot"] == [
+            ("snapshot", name) for name in IDS
+        ]
+        books: dict[str, Book] = {}
+        last_id: dict[str, int] = {}
+        touch: dict[str, tuple[Decimal, Decimal]] = {}
+        traded = 0
+        for frame in frames:
+            event = frame["events"][0]
+            if frame["channel"] == "l2_data":
+                name = event["product_id"]
+                if event["type"] == "update":
+                    # Trades print after the change of the book that they caused.
+                    touch[name] = max(books[name]["bid"]), min(books[name]["offer"])
+                apply(books, frame)
+            elif frame["channel"] == "market_trades":
+                numbers = [int(trade["trade_id"]) for trade in event["trades"]]
+                assert numbers == sorted(numbers, reverse=True)
+                name = event["trades"][0]["product_id"]
+                if event["type"] == "update":
+                    assert numbers[-1] == last_id[name] + 1
+                    for trade in event["trades"]:
+                        bid, offer = touch[name]
+                        made_at = bid if trade["side"] == "BUY" else offer
+                        assert Decimal(trade["price"]) == made_at
+                        assert Decimal(trade["size"]) > 0
+                        traded += 1
+                else:
+                    assert all(t["time"] < "2026-01-05T00:00:00" for t in event["trades"])
+                last_id[name] = numbers[0]
+        assert traded > 50
+
+    play(script, duration_s=100.0)
+
+
+@pytest.mark.parametrize("step_s", [0.25, 1.0, 3.0])
+def test_there_is_one_heartbeat_per_second_of_event_time(step_s: float) -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        frames = await all_frames(exchange, socket)
+        beats = [frame for frame in frames if frame["channel"] == "heartbeats"]
+        counters = [frame["events"][0]["heartbeat_counter"] for frame in beats]
+        assert counters == list(range(counters[0], counters[0] + 13))
+        seconds = [datetime.fromisoformat(frame["timestamp"]).timestamp() for frame in beats]
+        assert seconds == [seconds[0] + n for n in range(13)]
+        times = [frame["timestamp"] for frame in frames]
+        assert times == sorted(times)
+
+    play(script, duration_s=12.0, market=MarketConfig(step_s=step_s))
+
+
+def test_a_bad_message_gets_an_error_frame_and_the_socket_goes_on() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        for message, text in (
+            ("not json", "subscribe or unsubscribe required"),
+            (b"\xff\xfe", "subscribe or unsubscribe required"),
+            ("[]", "subscribe or unsubscribe required"),
+            ('{"type":"hello","channel":"level2"}', "subscribe or unsubscribe required"),
+            ('{"type":"subscribe"}', "subscribe or unsubscribe required"),
+            ('{"type":"subscribe","channel":"level2"}', "subscribe or unsubscribe required"),
+            ('{"type":"subscribe","channel":"nonsense"}', "authentication failure"),
+        ):
+            await socket.send(message)
+            assert await receive(socket) == {"type": "error", "message": text}
+        await ask(socket, "subscribe", "level2", "NOPE-USD")
+        assert (await receive(socket))["type"] == "error"
+        await ask(socket, "subscribe", "heartbeats")
+        assert (await receive(socket))["sequence_num"] == 0  # Refusals have no number.
+
+    play(script)
+
+
+def test_more_than_thirty_books_are_refused_and_the_socket_stays_open() -> None:
+    ids = tuple(listed.id for listed in UNIVERSE[:31])
+
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        refusal = {
+            "type": "error",
+            "message": "too many L2 streams requested in a single session",
+        }
+        await ask(socket, "subscribe", "level2", *ids)
+        assert await receive(socket) == refusal
+        await ask(socket, "subscribe", "market_trades", *ids)
+        assert len(subscriptions((await until_ack(socket))[-1])["market_trades"]) == 31
+        await ask(socket, "subscribe", "level2", *ids[:30])
+        assert len(subscriptions((await until_ack(socket))[-1])["level2"]) == 30
+        await ask(socket, "subscribe", "level2", ids[30])
+        while (frame := await receive(socket)) != refusal:
+            assert frame["channel"] in ("l2_data", "market_trades")
+        await ask(socket, "unsubscribe", "level2", ids[0])
+        await until_ack(socket)
+        await ask(socket, "subscribe", "level2", ids[30])
+        assert ("snapshot", ids[30]) in kinds(await until_ack(socket), "l2_data")
+
+    play(script, products=ids)
+
+
+@pytest.mark.parametrize("message", [None, "not json"])
+def test_a_client_that_does_not_subscribe_in_time_is_closed(message: str | None) -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        if message is not None:
+            await socket.send(message)
+        with pytest.raises(ConnectionClosedError):
+            await until_closed(socket)
+        assert socket.close_code == 1008
+
+    play(script, subscribe_deadline_s=0.1)
+
+
+def test_the_world_waits_for_a_book_subscription_and_ends_for_everyone() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        start_ns = exchange.now_ns
+        await ask(socket, "subscribe", "heartbeats")
+        await until_ack(socket)
+        await ask(socket, "subscribe", "market_trades", *IDS)
+        await until_ack(socket)
+        assert exchange.now_ns == start_ns
+        await ask(socket, "subscribe", "level2", *IDS)
+        await until_closed(socket)
+        await exchange.finished()
+        assert exchange.now_ns == start_ns + 8_000_000_000
+        async with connect(exchange.url) as late:
+            with pytest.raises(ConnectionClosedOK):
+                await late.recv()
+
+    play(script, duration_s=8.0)
+
+
+def test_a_world_with_a_pace_keeps_to_it() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await all_frames(exchange, socket)
+        assert loop.time() - began >= 19 / 100  # The last of 20 steps starts after 19 s.
+
+    play(script, duration_s=20.0, speed=100.0)
+
+
+def test_numbers_are_written_exactly() -> None:
+    assert DecimalText(Decimal("0.00000001")).text(1) == "0.00000001"
+    assert DecimalText(Decimal("0.01")).text(9_000_001) == "90000.01"
+    assert DecimalText(Decimal("0.25")).text(5) == "1.25"
+    assert DecimalText(Decimal("1")).text(10**16 + 1) == "10000000000000001"
+    assert DecimalText(Decimal("0.01")).text(0) == "0"
+    assert timestamp_text(1_767_571_200_000_000_007) == "2026-01-05T00:00:00.000000007Z"
+
+
+def test_a_product_named_twice_is_refused() -> None:
+    with pytest.raises(QuaverError, match="twice"):
+        Exchange(ExchangeConfig(products=("BTC-USD", "BTC-USD")))
+
+
+def test_a_client_that_vanishes_does_not_stop_the_others() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        async with connect(exchange.url, max_size=None) as other:
+            await ask(other, "subscribe", "level2", *IDS)
+            await until_ack(other)
+            await ask(socket, "subscribe", "level2", *IDS)
+            await until_ack(socket)
+            other.transport.abort()
+            frames = await until_closed(socket)
+        assert socket.close_code == 1000
+        assert frames[-1]["sequence_num"] - frames[0]["sequence_num"] == len(frames) - 1
+
+    play(script, duration_s=500.0)

@@ -1,0 +1,54 @@
+"""Synthetic samples with a planted signal: the first bucket of the book says which side pays."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.samples import Samples
+from tune.config import TrainConfig
+from tune.models import SeedConfig
+
+PRODUCTS = 3
+SampleMaker = Callable[..., Samples]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Compute as the trials of a sweep do, for results that are equal bit for bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _samples(n: int = 2000, seed: int = 0, noise_bps: float = 0.5) -> Samples:
+    rng = np.random.default_rng(seed)
+    beat = np.sort(rng.permutation(2 * n)[:n]).astype(np.int64)
+    medians = 50_000 * np.exp(np.cumsum(rng.normal(0, 2e-4, (n, 10)), axis=1))
+    bids, asks = rng.dirichlet(np.ones(20), n), rng.dirichlet(np.ones(20), n)
+    signal = 100 * (bids[:, 0] - asks[:, 0]) + rng.normal(0, noise_bps, n)
+    common = 20 + rng.normal(0, 1, n)
+    gains = np.stack([signal, signal - 1, -signal, -signal - 1, np.zeros(n)], axis=1)
+    product = rng.integers(0, PRODUCTS, n).astype(np.int32)
+    return Samples(beat, product, medians, bids, asks, common[:, None] + gains)
+
+
+@pytest.fixture
+def make_samples() -> SampleMaker:
+    """Return `make_samples(n, seed, noise_bps) -> Samples`."""
+    return _samples
+
+
+@pytest.fixture
+def small() -> TrainConfig:
+    """Return a training run that takes a fraction of a second."""
+    model = SeedConfig(
+        products=PRODUCTS,
+        lstm_hidden=8,
+        book_hidden=(32,),
+        embedding_dim=4,
+        interaction_hidden=(16,),
+    )
+    return TrainConfig(model=model, epochs=3, batch_size=128, learning_rate=1e-2)

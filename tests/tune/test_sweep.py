@@ -1,0 +1,224 @@
+"""A sweep writes what it promises after every epoch, and goes on by name after a stop."""
+
+import gc
+import json
+import re
+import signal
+import warnings
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow.fs
+import pytest
+import torch
+from ray import tune as ray_tune
+
+from actors.store import Store
+from datasets.splits import split_by_time
+from market.actions import Fees
+from market.errors import QuaverError
+from tune.checkpoint import load_model, load_state
+from tune.config import SweepConfig, variants
+from tune.sweep import run_sweep
+from tune.training import train
+from tune.trial import newest
+
+pytestmark = pytest.mark.ray
+
+PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
+NAMES = ("00_mse", "01_bce")
+FEES = Fees(taker_bps=7.0)
+HORIZON = 30
+
+
+@pytest.fixture
+def sweep(make_samples, small, tmp_path) -> dict:
+    """Return the arguments of a sweep of two trials and two epochs."""
+    samples = make_samples(2000)
+    samples.label[::10] = np.nan
+    config = SweepConfig(
+        train=msgspec.structs.replace(small, epochs=2),
+        grid={"objective": ["mse", "bce"]},
+        max_failures=0,
+    )
+    return {
+        "samples": samples,
+        "splits": split_by_time(samples.beat),
+        "config": config,
+        "name": "grid",
+        "products": PRODUCTS,
+        "fees": FEES,
+        "horizon": HORIZON,
+        "store": Store(str(tmp_path)),
+    }
+
+
+class Bucket(Store):
+    """bucket/prefix in a file system that is not simply the local one, as with S3."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(str(root))
+        self.is_local = False
+        self._fs = pyarrow.fs.SubTreeFileSystem(str(root), pyarrow.fs.LocalFileSystem())
+        self._base = "bucket/prefix"
+        # S3 has no folders that could be missing, this has.
+        self._fs.create_dir(f"{self._base}/runs/grid/best")
+
+
+def _stopped(**sweep) -> str:
+    """Run a sweep that is stopped, and return the message of its error."""
+    message = ""
+    # Tune leaves the result files of unfinished trials to the garbage collector.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            run_sweep(**sweep)
+        except QuaverError as error:
+            message = str(error)
+        gc.collect()
+    return message
+
+
+def _scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(f"ray/tune/{tag}")]
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("checkpoint_*"))
+
+
+def test_checkpoints_scalars_table_and_best_model(ray_local, sweep, tmp_path, capfd) -> None:
+    progress = []
+    result = run_sweep(**sweep, on_progress=progress.append)
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == ""
+
+    assert tuple(row.name for row in result.trials) == NAMES
+    assert result.trials[1].params == {"objective": "bce"}
+    best = max(result.trials, key=lambda row: row.metrics.best_value_bps)
+    assert result.best == best.name
+    folder = tmp_path / "runs" / "grid"
+    assert json.loads((folder / "results.json").read_bytes())["best"] == result.best
+
+    for row in result.trials:
+        # Numbered from 0, one per report; the last one is kept.
+        assert _checkpoints(folder / row.name) == ["checkpoint_000001"]
+        for tag in ("train_loss", "validation_loss", "validation_value_bps"):
+            scalars = _scalars(folder / row.name, tag)
+            assert [step for step, _ in scalars] == [1, 2]
+            assert scalars[-1][1] == pytest.approx(getattr(row.metrics, tag), rel=1e-5)
+
+    finished = [report.finished_epochs for report in progress]
+    assert finished == sorted(finished)
+    assert progress[-1].finished_epochs == progress[-1].total_epochs == 4
+    assert progress[-1].finished_trials == progress[-1].total_trials == 2
+    assert progress[-1].best_value_bps == best.metrics.best_value_bps
+
+    _, meta = load_model(tmp_path / result.model_path, products=PRODUCTS)
+    assert meta.objective == best.params["objective"]
+    assert (meta.fees, meta.horizon) == (FEES, HORIZON)
+
+
+def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, tmp_path) -> None:
+    epochs = 8
+    train_config = msgspec.structs.replace(sweep["config"].train, epochs=epochs)
+    sweep["config"] = msgspec.structs.replace(sweep["config"], train=train_config)
+    sweep["store"] = Bucket(tmp_path)
+
+    def interrupt(progress) -> None:
+        if progress.finished_epochs >= 3:
+            signal.raise_signal(signal.SIGINT)
+
+    assert re.search("interrupted .*resume it", _stopped(**sweep, on_progress=interrupt))
+    folder = tmp_path / "bucket/prefix/runs/grid"
+    before = 0
+    for name in NAMES:
+        found = _checkpoints(folder / name)
+        before += load_state(folder / name / found[-1]).epoch if found else 0
+    assert 3 <= before < 2 * epochs
+    with pytest.raises(QuaverError, match="exists; resume it"):
+        run_sweep(**sweep)
+    other = msgspec.structs.replace(sweep["config"], max_failures=1)
+    for change in ({"config": other}, {"horizon": 10}, {"fees": Fees()}):
+        with pytest.raises(QuaverError, match="another configuration, universe, fees, horizon"):
+            run_sweep(**{**sweep, **change}, resume=True)
+
+    progress = []
+    result = run_sweep(**sweep, resume=True, on_progress=progress.append)
+    # A trial may have stored one epoch that Tune had not heard of yet.
+    assert progress[0].finished_epochs >= before - len(NAMES)
+    assert progress[-1].finished_epochs == 2 * epochs
+    train_part, validation_part = (
+        sweep["samples"].select(sweep["splits"][part]) for part in ("train", "validation")
+    )
+    for row, variant in zip(result.trials, variants(sweep["config"]), strict=True):
+        steps = [step for step, _ in _scalars(folder / row.name, "train_loss")]
+        assert sorted(set(steps)) == list(range(1, epochs + 1))
+        undisturbed = []
+        state = train(
+            train_part,
+            validation_part,
+            variant.train,
+            on_epoch=lambda metrics, _, into=undisturbed: into.append(metrics),
+        )
+        assert row.metrics == undisturbed[-1]
+        if row.name == result.best:
+            model, _ = load_model(tmp_path / "bucket/prefix" / result.model_path, products=PRODUCTS)
+            for name, tensor in model.state_dict().items():
+                assert torch.equal(tensor, state.best_weights[name]), name
+    assert run_sweep(**sweep, resume=True) == result  # Finished: nothing is left to do.
+
+
+def test_failed_trial_is_named_and_can_be_resumed(ray_local, sweep, tmp_path) -> None:
+    sweep["config"] = msgspec.structs.replace(sweep["config"], grid={"objective": ["mse"]})
+    medians = sweep["samples"].medians.copy()
+    sweep["samples"].medians[:] = np.nan
+    message = _stopped(**sweep)
+    assert re.search("1 of 1 trials of grid failed, first 00_mse: .*not finite", message)
+    log = tmp_path / "runs" / "grid" / "00_mse" / "error.txt"
+    assert str(log) in message
+    assert "not finite" in log.read_text()
+    sweep["samples"].medians[:] = medians
+    result = run_sweep(**sweep, resume=True)
+    assert [row.metrics.epoch for row in result.trials] == [2]
+
+
+def test_error_in_on_progress_reaches_the_caller(ray_local, sweep) -> None:
+    def fail(progress) -> None:
+        if progress.finished_epochs:
+            raise QuaverError("from the caller")
+
+    assert _stopped(**sweep, on_progress=fail) == "from the caller"
+
+
+def test_deleted_checkpoint_is_replaced_by_its_newest_sibling(tmp_path) -> None:
+    filesystem = pyarrow.fs.LocalFileSystem()
+    for index in (3, 9, 10):
+        (tmp_path / f"checkpoint_{index:06d}").mkdir()
+        (tmp_path / f"checkpoint_{index:06d}" / "state.pt").touch()
+    (tmp_path / "checkpoint_000011").mkdir()
+
+    def found(index: int) -> str:
+        path = str(tmp_path / f"checkpoint_{index:06d}")
+        return newest(ray_tune.Checkpoint(path, filesystem)).path.rsplit("_", 1)[1]
+
+    assert found(3) == "000003"
+    assert found(8) == found(11) == "000010"
+    nowhere = ray_tune.Checkpoint(str(tmp_path / "trial" / "checkpoint_000000"), filesystem)
+    assert newest(nowhere) is None
+
+
+def test_refusals_before_anything_starts(sweep, tmp_path) -> None:
+    for change, message in (
+        ({"name": "a/b"}, "the name 'a/b'"),
+        ({"products": PRODUCTS[:2]}, "the universe has 2"),
+        ({"resume": True}, "no sweep grid"),
+    ):
+        with pytest.raises(QuaverError, match=message):
+            run_sweep(**{**sweep, **change})
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,151 @@
+"""Training learns, is deterministic, and resumes as if nothing had happened."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from market.errors import QuaverError
+from tune.checkpoint import load_state, save_state
+from tune.evaluate import evaluate, predict
+from tune.models import build
+from tune.training import train
+
+
+def _model(state):
+    model = build(state.config.model)
+    model.load_state_dict(state.best_weights)
+    return model
+
+
+@pytest.mark.parametrize("objective", ["mse", "bce"])
+def test_learns_a_planted_signal(make_samples, small, objective) -> None:
+    train_samples, held_out = make_samples(3000, seed=1), make_samples(1000, seed=2)
+    config = msgspec.structs.replace(small, objective=objective, epochs=6)
+    state = train(train_samples, make_samples(1000, seed=3), config)
+    result = evaluate(predict(_model(state), held_out), held_out.label, train_samples.label)
+    assert result.accuracy > result.majority.accuracy + 0.3
+    assert result.accuracy > result.random.accuracy + 0.5
+    assert result.value_fraction > 0.9
+
+
+def test_mse_outputs_are_basis_points(make_samples, small) -> None:
+    held_out = make_samples(1000, seed=2)
+    config = msgspec.structs.replace(small, epochs=8)
+    state = train(make_samples(3000, seed=1), make_samples(500, seed=3), config)
+    values = predict(_model(state), held_out)
+    # The common part of the labels is 20 bp with a deviation of 1 that no feature explains.
+    assert abs(values[:, 4].mean() - 20) < 0.3
+    assert np.abs(values - held_out.label).mean() < 1.5
+
+
+def test_bce_outputs_are_logits_of_being_optimal(make_samples, small) -> None:
+    train_samples = make_samples(3000, seed=1)
+    config = msgspec.structs.replace(small, objective="bce", epochs=6)
+    state = train(train_samples, make_samples(500, seed=3), config)
+    chances = 1 / (1 + np.exp(-predict(_model(state), train_samples)))
+    optimal = train_samples.label == train_samples.label.max(axis=1, keepdims=True)
+    np.testing.assert_allclose(chances.mean(axis=0), optimal.mean(axis=0), atol=0.03)
+    assert np.abs(chances - optimal).mean() < 0.1
+
+
+def test_samples_without_labels_change_nothing(make_samples, small) -> None:
+    samples, validation = make_samples(600), make_samples(300, seed=3)
+    samples.label[::3] = np.nan
+    kept = samples.select(samples.labelled)
+    assert len(kept) == 400
+    samples.medians[::3] = 1e9  # Would move the scaling if it were looked at.
+    with_gaps, without = train(samples, validation, small), train(kept, validation, small)
+    for name, tensor in without.weights.items():
+        assert torch.equal(with_gaps.weights[name], tensor), name
+
+
+def test_resume_is_bit_identical(make_samples, small, tmp_path: Path) -> None:
+    samples, validation = make_samples(700), make_samples(300, seed=3)
+    config = msgspec.structs.replace(small, epochs=4)
+    seen: list = []
+
+    def keep(metrics, state) -> None:
+        seen.append(metrics)
+        directory = tmp_path / str(metrics.epoch)
+        directory.mkdir()
+        save_state(state, directory)
+
+    whole = train(samples, validation, config, on_epoch=keep)
+    assert [metrics.epoch for metrics in seen] == [1, 2, 3, 4]
+    for epoch in (1, 3):
+        again: list = []
+        torch.manual_seed(epoch)  # What the caller does with the generator must not matter.
+        resumed = train(
+            samples,
+            validation,
+            config,
+            resume_from=tmp_path / str(epoch),
+            on_epoch=lambda metrics, _, into=again: into.append(metrics),
+        )
+        assert again == seen[epoch:]
+        assert (resumed.best_epoch, resumed.epoch) == (whole.best_epoch, 4)
+        for name, tensor in whole.weights.items():
+            assert torch.equal(resumed.weights[name], tensor), name
+            assert torch.equal(resumed.best_weights[name], whole.best_weights[name]), name
+
+
+def test_best_epoch_is_the_one_with_the_most_value(make_samples, small, tmp_path: Path) -> None:
+    values = []
+    weights = []
+
+    def keep(metrics, state) -> None:
+        values.append(metrics.validation_value_bps)
+        weights.append({name: tensor.clone() for name, tensor in state.weights.items()})
+
+    config = msgspec.structs.replace(small, epochs=6, learning_rate=0.1)
+    state = train(make_samples(700), make_samples(300, seed=3), config, on_epoch=keep)
+    best = int(np.argmax(values))
+    assert (state.best_epoch, state.best_value_bps) == (best + 1, values[best])
+    for name, tensor in weights[best].items():
+        assert torch.equal(state.best_weights[name], tensor)
+
+
+def test_training_leaves_the_callers_generator_alone(make_samples, small) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(make_samples(200), make_samples(100), msgspec.structs.replace(small, epochs=1))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_refusals(make_samples, small, tmp_path: Path) -> None:
+    samples = make_samples(200)
+    unlabelled = make_samples(200)
+    unlabelled.label[:] = np.nan
+    with pytest.raises(QuaverError, match="no labelled validation"):
+        train(samples, unlabelled, small)
+    foreign = make_samples(200)
+    foreign.product[:] = 3
+    with pytest.raises(QuaverError, match="knows 3 products"):
+        train(foreign, samples, small)
+    broken = make_samples(200)
+    broken.medians[0, 0] = np.nan
+    with pytest.raises(QuaverError, match="not finite in epoch 1"):
+        train(broken, samples, small)
+    state = train(samples, samples, msgspec.structs.replace(small, epochs=1))
+    save_state(state, tmp_path)
+    other = msgspec.structs.replace(small, learning_rate=1e-3)
+    with pytest.raises(QuaverError, match="another configuration"):
+        train(samples, samples, other, resume_from=tmp_path)
+
+
+def test_damaged_states_are_refused(make_samples, small, tmp_path: Path) -> None:
+    with pytest.raises(QuaverError, match="there is no"):
+        load_state(tmp_path)
+    samples = make_samples(200)
+    save_state(train(samples, samples, msgspec.structs.replace(small, epochs=1)), tmp_path)
+    assert load_state(tmp_path).epoch == 1
+    path = tmp_path / "state.pt"
+    content = path.read_bytes()
+    for damaged in (b"", b"garbage", content[: len(content) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(QuaverError, match="damaged"):
+            load_state(tmp_path)

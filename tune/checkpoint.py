@@ -1,0 +1,156 @@
+"""Two kinds of file: the state of a training run, and the one file a model is shipped as.
+
+A state can go on exactly where it stopped. A model file carries all that its user must agree with
+(products, features, fees) in its header, and is refused where they do not agree. Neither is ever
+unpickled: both may come from a bucket that others write to.
+"""
+
+import contextlib
+import json
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from market.actions import Fees
+from market.errors import QuaverError
+from tune.config import TrainConfig
+from tune.models import ModelConfig, SeedModel, build
+from tune.objectives import Objective
+
+STATE_FILE = "state.pt"
+MODEL_FILE = "model.safetensors"
+FEATURES_VERSION = "1"  # Raised with every change to sections 3 to 6 of the definitions.
+_META_KEY = "quaver"
+
+
+@dataclass
+class TrainState:
+    """All of a training run after `epoch` epochs, and the weights of its best epoch."""
+
+    config: TrainConfig
+    epoch: int
+    weights: dict[str, Tensor]
+    optimiser: dict[str, Any]
+    rng: Tensor
+    best_value_bps: float
+    best_epoch: int
+    best_weights: dict[str, Tensor]
+
+
+class ModelMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the header of a model file says."""
+
+    model: ModelConfig
+    objective: Objective
+    products: tuple[str, ...]
+    horizon: int
+    fees: Fees
+    features_version: str = FEATURES_VERSION
+
+
+def save_state(state: TrainState, directory: Path) -> None:
+    """Write `state` into `directory`, which must exist; a reader never sees half a file."""
+    content = {field.name: getattr(state, field.name) for field in fields(state)}
+    content["config"] = msgspec.json.encode(state.config).decode()
+    part = directory / f"{STATE_FILE}.part"
+    torch.save(content, part)
+    part.replace(directory / STATE_FILE)
+
+
+def load_state(directory: Path) -> TrainState:
+    """Return the state in `directory`; QuaverError where it is missing or damaged."""
+    path = directory / STATE_FILE
+    try:
+        content = torch.load(path, weights_only=True)
+        content["config"] = msgspec.json.decode(content["config"], type=TrainConfig)
+        return TrainState(**content)
+    except FileNotFoundError as error:
+        raise QuaverError(f"checkpoint: there is no {path}") from error
+    except (OSError, EOFError, RuntimeError, TypeError, KeyError, pickle.PickleError) as error:
+        raise QuaverError(f"checkpoint: {path} is damaged ({error})") from error
+    except msgspec.DecodeError as error:
+        raise QuaverError(f"checkpoint: {path} has a config of another version") from error
+
+
+def export(weights: dict[str, Tensor], meta: ModelMeta) -> bytes:
+    """Return a model file: these weights (a state dict of `meta.model`) with `meta` in its header.
+
+    QuaverError where a weight is not finite.
+    """
+    _require_finite(weights, "export")
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    header = {_META_KEY: msgspec.json.encode(meta).decode()}
+    return safetensors.torch.save(tensors, header)
+
+
+def load_model(
+    source: Path | bytes, *, products: Sequence[str] | None = None
+) -> tuple[SeedModel, ModelMeta]:
+    """Return the model of a model file, ready to predict, and what its header says.
+
+    QuaverError where the file is missing or damaged, where its features are of another version, or
+    where its products are not `products` in the same order (None: any).
+    """
+    where = "model file" if isinstance(source, bytes) else str(source)
+    content = source if isinstance(source, bytes) else _read(source)
+    meta = _meta(content, where)
+    if meta.features_version != FEATURES_VERSION:
+        raise QuaverError(
+            f"{where}: made for features of version {meta.features_version}, this program computes "
+            f"version {FEATURES_VERSION}; train the model anew"
+        )
+    if products is not None and meta.products != tuple(products):
+        raise QuaverError(
+            f"{where}: made for {_listed(meta.products)}, but {_listed(products)} are asked for; "
+            "the order counts"
+        )
+    # Building draws random weights, which are then replaced: the caller's generator stays as it is.
+    with torch.random.fork_rng(devices=[]):
+        model = build(meta.model)
+    try:
+        weights = safetensors.torch.load(content)
+        model.load_state_dict(weights)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise QuaverError(f"{where}: the weights do not fit its header ({error})") from error
+    _require_finite(weights, where)
+    return model.eval(), meta
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise QuaverError(f"{path}: cannot be read ({error.strerror}); train a model") from error
+
+
+def _meta(content: bytes, where: str) -> ModelMeta:
+    # safetensors gives a header's metadata for paths only: 8 bytes of length, then JSON.
+    length = int.from_bytes(content[:8], "little")
+    header: Any = None
+    if 0 < length <= len(content) - 8:
+        with contextlib.suppress(ValueError):
+            header = json.loads(content[8 : 8 + length])
+    if not isinstance(header, dict):
+        raise QuaverError(f"{where}: is damaged or no model file")
+    try:
+        return msgspec.json.decode(header["__metadata__"][_META_KEY], type=ModelMeta)
+    except (KeyError, TypeError, msgspec.DecodeError) as error:
+        raise QuaverError(f"{where}: is not a model of this program ({error})") from error
+
+
+def _require_finite(weights: dict[str, Tensor], where: str) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+        raise QuaverError(f"{where}: holds weights that are not finite; its training diverged")
+
+
+def _listed(products: Sequence[str]) -> str:
+    shown = ", ".join(products[:3]) + (", ..." if len(products) > 3 else "")
+    return f"{len(products)} products ({shown})"

@@ -1,0 +1,95 @@
+"""What a training run and a sweep are configured with, and how a grid becomes variants.
+
+A grid key is the dotted path of a `TrainConfig` field (`objective`, `model.lstm_hidden`), so that
+whatever can be configured can be swept, and a typo is an error before anything starts.
+"""
+
+import itertools
+import re
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+
+from market.errors import QuaverError
+from tune.models import ModelConfig, Positive, SeedConfig
+from tune.objectives import Objective
+
+
+class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One training run; the same config and data give the same weights."""
+
+    model: ModelConfig = SeedConfig()
+    objective: Objective = "mse"
+    epochs: Annotated[Positive, msgspec.Meta(description="passes over the data")] = 6
+    batch_size: Annotated[Positive, msgspec.Meta(description="samples per step")] = 1024
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, description="of AdamW")] = 2e-3
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, description="of AdamW")] = 1e-4
+    seed: Annotated[int, msgspec.Meta(ge=0, description="of weights and batch order")] = 0
+
+
+class SweepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A grid of training runs over one set of samples; every combination is one trial."""
+
+    train: TrainConfig
+    grid: Annotated[
+        dict[str, list[Any]],
+        msgspec.Meta(description="values to try by dotted path of a training field"),
+    ]
+    trial_resources: Annotated[
+        dict[str, float],
+        msgspec.Meta(description="Ray resources one trial holds; what is free sets concurrency"),
+    ] = msgspec.field(default_factory=lambda: {"cpu": 1.0})
+    max_failures: Annotated[
+        int,
+        msgspec.Meta(
+            ge=-1,
+            description="restarts of a trial from its last checkpoint, -1 without bound; lost "
+            "machines and errors in the code count alike, announced spot losses do not",
+        ),
+    ] = 3
+
+
+class Variant(NamedTuple):
+    """One point of the grid; `name` is its folder under runs/<sweep>/."""
+
+    name: str
+    params: dict[str, Any]
+    train: TrainConfig
+
+
+def variants(config: SweepConfig) -> list[Variant]:
+    """Return every combination of the grid, the last key varying fastest.
+
+    QuaverError where a key or a value does not fit `TrainConfig`.
+    """
+    found = []
+    for index, values in enumerate(itertools.product(*config.grid.values())):
+        params = dict(zip(config.grid, values, strict=True))
+        found.append(Variant(_name(index, params), params, _apply(config.train, params)))
+    if not found:
+        raise QuaverError("sweep: the grid is empty; give every key at least one value")
+    return found
+
+
+def _apply(train: TrainConfig, params: dict[str, Any]) -> TrainConfig:
+    fields = msgspec.to_builtins(train)
+    for key, value in params.items():
+        *parents, last = key.split(".")
+        target = fields
+        for parent in parents:
+            target = target.get(parent) if isinstance(target, dict) else None
+        if not isinstance(target, dict) or last not in target:
+            raise QuaverError(f"sweep: grid key {key!r} is not a field of the training config")
+        target[last] = value
+    try:
+        return msgspec.convert(fields, TrainConfig)
+    except msgspec.ValidationError as error:
+        raise QuaverError(f"sweep: the grid values {params} do not fit: {error}") from error
+
+
+def _name(index: int, params: dict[str, Any]) -> str:
+    parts = [f"{index:02d}"]
+    for key, value in params.items():
+        text = "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        parts.append(text if isinstance(value, str) else f"{key.rsplit('.', 1)[-1]}-{text}")
+    return re.sub(r"[^A-Za-z0-9._-]", "-", "_".join(parts))
