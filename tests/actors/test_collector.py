@@ -1,0 +1,498 @@
+"""Collector and connection against real websockets on loopback: nothing invented, nothing lost."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.collector import Collector
+from actors.connection import Connection, ConnectionConfig
+from actors.raw import partitions, read_manifest
+from actors.reader import Events, Reader
+from actors.store import Store
+from market.errors import QuaverError
+from market.products import UNIVERSE, product
+from market.windows import WINDOW
+from sim.exchange import Exchange, ExchangeConfig
+from tests.actors.venue import Client, Venue
+from tests.actors.wire import (
+    BEAT_NS,
+    BTC,
+    DAYS,
+    ETH,
+    MIDNIGHT_NS,
+    SECOND_NS,
+    START_NS,
+    Advanced,
+    Windows,
+    assert_same_windows,
+    rebuilt_windows,
+)
+
+IDS = (BTC, ETH)
+CONFIG = ConnectionConfig(silence_s=5.0, snapshot_s=5.0, max_backoff_s=0.01, follow_end=True)
+LIMIT_S = 30
+
+
+def play(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test's coroutine, but not for ever."""
+
+    async def limited() -> None:
+        async with asyncio.timeout(LIMIT_S):
+            await test()
+
+    asyncio.run(limited())
+
+
+def collector(
+    url: str,
+    root: Path | None = None,
+    ids: tuple[str, ...] = IDS,
+    config: ConnectionConfig = CONFIG,
+) -> Collector:
+    return Collector(url, [product(i) for i in ids], str(root) if root else None, config)
+
+
+async def streamed(collector: Collector, ids: tuple[str, ...] = IDS) -> Windows:
+    """Start, and return every window until the market ends."""
+    found = {product_id: [np.zeros(0, WINDOW)] for product_id in ids}
+    await collector.start()
+    async for closed in collector.stream():
+        for product_id, windows in closed:
+            found[product_id].append(windows)
+    await collector.finished()
+    return {product_id: np.concatenate(windows) for product_id, windows in found.items()}
+
+
+def reasons(store: Store, product_id: str = BTC, day: str = DAYS[0]) -> list[str]:
+    manifest = read_manifest(store, product_id, day)
+    assert manifest is not None
+    return [gap.reason for session in manifest.sessions for gap in session.gaps]
+
+
+def after(config: ConnectionConfig = CONFIG, **changes: Any) -> ConnectionConfig:
+    fields = {f: getattr(config, f) for f in config.__struct_fields__}
+    return ConnectionConfig(**fields | changes)
+
+
+# Against the simulated exchange.
+
+
+def simulated(**changes: Any) -> Exchange:
+    return Exchange(ExchangeConfig(products=IDS, speed=None, **changes))
+
+
+def test_windows_streamed_live_equal_those_rebuilt_from_what_was_recorded(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with simulated(duration_s=80.0, start_ns=MIDNIGHT_NS - 40 * SECOND_NS) as exchange:
+            ours = collector(exchange.url, tmp_path)
+            live = await streamed(ours)
+            tops = {i: [max(book) if side == 0 else min(book) for side, book in enumerate(
+                exchange.book(i))] for i in IDS}  # fmt: skip
+            status = await ours.status()
+        store = Store(str(tmp_path))
+        assert partitions(store) == [(i, day) for i in IDS for day in DAYS]
+        assert_same_windows(rebuilt_windows(store), live)
+        first = (MIDNIGHT_NS - 40 * SECOND_NS) // BEAT_NS
+        for product_id, windows in live.items():
+            assert windows["beat"].tolist() == list(range(first, first + 20))
+            assert windows["valid"].tolist() == [False] + [True] * 19
+            # The last window ends with the exchange's own book.
+            assert [windows["bid"][-1], windows["ask"][-1]] == tops[product_id]
+            assert windows["trades"].sum() > 0
+        assert status["connections"] == ["closed by venue"]
+        assert (status["ended"], status["counts"]["windows"]) == (True, 40)
+        assert status["counts"].get("gaps", 0) == status["counts"].get("corrupt", 0) == 0
+        assert reasons(store) == []
+
+    play(test)
+
+
+def test_a_lost_frame_is_noticed_and_every_book_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, seen = Reader.frame, 0
+
+    def losing(self: Reader, data: bytes, recv_ns: int) -> Events:
+        nonlocal seen
+        seen += 1
+        return [] if seen == 60 else read(self, data, recv_ns)
+
+    monkeypatch.setattr(Reader, "frame", losing)
+
+    async def test() -> None:
+        async with simulated(duration_s=300.0) as exchange:
+            ours = collector(exchange.url, tmp_path)
+            live = await streamed(ours)
+            status = await ours.status()
+        assert status["counts"]["gaps"] == status["counts"]["missing frames"] == 1
+        assert_same_windows(rebuilt_windows(Store(str(tmp_path))), live)
+        for windows in live.values():
+            invalid = np.flatnonzero(~windows["valid"])
+            # The first beat, and those from the lost frame to the beat of the new snapshot.
+            assert invalid[0] == 0 and 1 < invalid[1]
+            assert invalid[1:].tolist() == list(range(invalid[1], invalid[-1] + 1))
+            assert invalid[-1] < len(windows) - 1
+
+    play(test)
+
+
+def test_a_collector_without_a_root_records_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with simulated(duration_s=20.0) as exchange:
+            ours = collector(exchange.url)
+            live = await streamed(ours)
+            assert (await ours.status())["rows"] == 0
+        assert [len(windows) for windows in live.values()] == [5, 5]
+
+    play(test)
+
+
+def test_stopping_writes_what_was_read_and_ends_the_stream(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with simulated() as exchange:  # It would go on for ever.
+            ours = collector(exchange.url, tmp_path)
+            await ours.start()
+            found: dict[str, list[np.ndarray]] = {product_id: [] for product_id in IDS}
+            async for closed in ours.stream():
+                for product_id, windows in closed:
+                    found[product_id].append(windows)
+                if len(found[BTC]) == 5:
+                    await ours.stop()
+        live = {product_id: np.concatenate(windows) for product_id, windows in found.items()}
+        assert_same_windows(rebuilt_windows(Store(str(tmp_path))), live)
+        assert (await ours.status())["ended"]
+
+    play(test)
+
+
+def test_stopping_at_once_ends_the_stream() -> None:
+    async def test() -> None:
+        async with simulated() as exchange:
+            ours = collector(exchange.url)
+            await ours.start()
+            await ours.stop()
+            async with asyncio.timeout(2):
+                assert [closed async for closed in ours.stream()] == []
+
+    play(test)
+
+
+def test_more_products_than_a_connection_takes_are_spread() -> None:
+    ids = tuple(listed.id for listed in UNIVERSE[:27])
+
+    async def test() -> None:
+        exchange = Exchange(ExchangeConfig(products=ids, speed=None, duration_s=12.0))
+        async with exchange:
+            ours = collector(exchange.url, ids=ids)
+            live = await streamed(ours, ids)
+            status = await ours.status()
+        assert status["connections"] == ["closed by venue"] * 2
+        assert status["products"] == 27
+        assert all(windows["valid"].tolist() == [False, True, True] for windows in live.values())
+
+    play(test)
+
+
+# Against a venue that misbehaves.
+
+
+def normal(wire: Advanced, at_s: int, *ids: str) -> list[bytes]:
+    """Snapshots, then heartbeats that close two beats."""
+    ns = START_NS + at_s * SECOND_NS
+    frames = [wire.snapshot(ns, product_id) for product_id in ids or (BTC,)]
+    return frames + [wire.heartbeat(ns + i * SECOND_NS) for i in range(1, 9)]
+
+
+async def ends(client: Client, at_s: int = 40, *ids: str) -> None:
+    """A connection like any other, closed normally in the end."""
+    await client.subscribed()
+    await client.send(*normal(Advanced(), at_s, *ids))
+
+
+def test_requests_name_one_channel_each_and_books_come_last() -> None:
+    async def test() -> None:
+        async with Venue(lambda client: ends(client, 0, *IDS)) as venue:
+            await streamed(collector(venue.url))
+        (asked,) = venue.connections
+        assert [(a["type"], a["channel"]) for a in asked] == [
+            ("subscribe", "heartbeats"),
+            ("subscribe", "market_trades"),
+            ("subscribe", "level2"),
+        ]
+        assert asked[1]["product_ids"] == asked[2]["product_ids"] == list(IDS)
+        assert not asked[0].get("product_ids")
+
+    play(test)
+
+
+async def crashes(client: Client) -> None:
+    await client.subscribed()
+    await client.send(*normal(Advanced(), 0))
+    await client.socket.close(1011, "internal error")
+
+
+async def vanishes(client: Client) -> None:
+    await client.subscribed()
+    await client.send(*normal(Advanced(), 0))
+    # Only when all was read; an abort may throw away what is still on its way.
+    await (await client.socket.ping())
+    await client.vanish()
+
+
+async def falls_silent(client: Client) -> None:
+    await client.subscribed()
+    await client.send(*normal(Advanced(), 0))
+    await client.socket.wait_closed()
+
+
+@pytest.mark.parametrize("fate", [crashes, vanishes, falls_silent])
+def test_a_lost_connection_is_opened_again_and_its_books_with_it(
+    tmp_path: Path, fate: Callable[[Client], Awaitable[None]]
+) -> None:
+    async def test() -> None:
+        async with Venue(fate, ends) as venue:
+            ours = collector(venue.url, tmp_path, (BTC,), after(silence_s=0.5))
+            live = await streamed(ours, (BTC,))
+            status = await ours.status()
+        assert len(venue.connections) == 2
+        assert status["counts"]["disconnects"] == 1
+        assert status["connections"] == ["closed by venue"]
+        assert status["counts"].get("gaps", 0) == 0
+        # Known: beat 1; lost in beat 2; the new snapshot comes in beat 10; known: beat 11.
+        assert live[BTC]["valid"].astype(int).tolist() == [0, 1] + [0] * 9 + [1]
+        store = Store(str(tmp_path))
+        assert_same_windows(rebuilt_windows(store), live)
+        assert reasons(store) == ["disconnect"]
+
+    play(test)
+
+
+def test_a_normal_close_is_no_end_unless_that_is_asked_for() -> None:
+    async def test() -> None:
+        again = asyncio.Event()
+
+        async def second(client: Client) -> None:
+            await client.subscribed()
+            again.set()
+            await client.socket.wait_closed()
+
+        async with Venue(ends, second) as venue:
+            ours = collector(venue.url, ids=(BTC,), config=after(follow_end=False))
+            await ours.start()
+            await again.wait()
+            await ours.stop()
+            assert (await ours.status())["ended"]
+
+    play(test)
+
+
+def test_a_refused_handshake_is_tried_again() -> None:
+    async def test() -> None:
+        async def hangs_up(client: Client) -> None:
+            await client.vanish()
+
+        async with Venue(hangs_up, hangs_up, hangs_up, ends) as venue:
+            live = await streamed(collector(venue.url, ids=(BTC,)), (BTC,))
+        assert len(venue.connections) == 4
+        assert live[BTC]["valid"].tolist() == [False, True]
+
+    play(test)
+
+
+def test_a_book_that_is_lost_is_unsubscribed_then_subscribed_alone() -> None:
+    async def test() -> None:
+        async def crosses(client: Client) -> None:
+            wire = Advanced()
+            await client.subscribed()
+            await client.send(*normal(wire, 0, *IDS))
+            ns = START_NS + 9 * SECOND_NS
+            await client.send(wire.book(ns, [("bid", "103.00", "1")]))
+            asked = [await client.request(), await client.request()]
+            assert [(a["type"], a["channel"], a["product_ids"]) for a in asked] == [
+                ("unsubscribe", "level2", [BTC]),
+                ("subscribe", "level2", [BTC]),
+            ]
+            await client.send(wire.snapshot(ns), wire.heartbeat(ns + BEAT_NS))
+            await client.send(wire.heartbeat(ns + 2 * BEAT_NS))
+
+        async with Venue(crosses) as venue:
+            ours = collector(venue.url)
+            live = await streamed(ours)
+        assert len(venue.connections[0]) == 5
+        assert live[BTC]["valid"].astype(int).tolist() == [0, 1, 0, 1]
+        assert live[ETH]["valid"].astype(int).tolist() == [0, 1, 1, 1]
+
+    play(test)
+
+
+def test_a_book_that_does_not_come_is_asked_for_again() -> None:
+    async def test() -> None:
+        async def forgets(client: Client) -> None:
+            wire = Advanced()
+            await client.subscribed()
+            request = asyncio.create_task(client.request())
+            for i in range(10_000):
+                await client.send(wire.heartbeat(START_NS + i))
+                done, _ = await asyncio.wait([request], timeout=0.005)
+                if done:
+                    break
+            assert (request.result()["type"], request.result()["channel"]) == (
+                "unsubscribe",
+                "level2",
+            )
+            await client.request()
+            await client.send(*normal(wire, 1))
+
+        async with Venue(forgets) as venue:
+            ours = collector(venue.url, ids=(BTC,), config=after(snapshot_s=0.1))
+            live = await streamed(ours, (BTC,))
+        assert len(venue.connections) == 1
+        assert live[BTC]["valid"].tolist() == [False, True]
+
+    play(test)
+
+
+def test_asking_for_all_books_again_stays_within_the_venues_message_rate() -> None:
+    """The venue takes 8 messages per second; one message may name many products."""
+    ids = tuple(listed.id for listed in UNIVERSE[:20])
+
+    async def test() -> None:
+        async def loses_a_frame(client: Client) -> None:
+            wire = Advanced()
+            await client.subscribed()
+            await client.send(*normal(wire, 0, *ids))
+            wire.sequence += 1
+            await client.send(wire.heartbeat(START_NS + 9 * SECOND_NS))
+            asked: set[str] = set()
+            while asked != set(ids):
+                request = await client.request()
+                if request["type"] == "subscribe":
+                    asked |= set(request["product_ids"])
+
+        async with Venue(loses_a_frame) as venue:
+            await streamed(collector(venue.url, ids=ids), ids)
+        assert len(venue.connections[0]) - 3 <= 8
+
+    play(test)
+
+
+def test_a_refusal_is_counted_and_harms_no_book() -> None:
+    async def test() -> None:
+        async def refuses(client: Client) -> None:
+            wire = Advanced()
+            await client.subscribed()
+            await client.send(*normal(wire, 0))
+            await client.send(b'{"type":"error","message":"subscribe or unsubscribe required"}')
+            await client.send(wire.heartbeat(START_NS + 12 * SECOND_NS))
+
+        async with Venue(refuses) as venue:
+            ours = collector(venue.url, ids=(BTC,))
+            live = await streamed(ours, (BTC,))
+            counts = (await ours.status())["counts"]
+        assert live[BTC]["valid"].tolist() == [False, True, True]
+        assert counts["error: subscribe or unsubscribe required"] == 1
+        assert counts.get("corrupt", 0) == 0
+
+    play(test)
+
+
+def test_a_frame_as_large_as_a_real_snapshot_is_read() -> None:
+    async def test() -> None:
+        async def large(client: Client) -> None:
+            wire = Advanced()
+            await client.subscribed()
+            levels = [("bid", f"{i}.00", "0.12345678") for i in range(1, 40_000)]
+            levels += [("offer", f"{i}.00", "0.12345678") for i in range(50_000, 90_000)]
+            frame = wire.book(START_NS, levels, kind="snapshot")
+            assert len(frame) > 5_000_000
+            await client.send(frame, *[wire.heartbeat(START_NS + i * BEAT_NS) for i in (1, 2)])
+
+        async with Venue(large) as venue:
+            live = await streamed(collector(venue.url, ids=(BTC,)), (BTC,))
+        assert live[BTC]["valid"].tolist() == [False, True]
+        assert (live[BTC]["bid"][1], live[BTC]["ask"][1]) == (3_999_900, 5_000_000)
+
+    play(test)
+
+
+def test_corrupt_frames_are_kept_aside_verbatim(tmp_path: Path) -> None:
+    corrupt = Advanced(first=9).book(START_NS + 8 * SECOND_NS, [("bid", "99.001", "1")])
+
+    async def test() -> None:
+        async def lies(client: Client) -> None:
+            await client.subscribed()
+            await client.send(*normal(Advanced(), 0), corrupt)
+
+        async with Venue(lies) as venue:
+            ours = collector(venue.url, tmp_path, (BTC,))
+            await streamed(ours, (BTC,))
+            assert (await ours.status())["counts"]["corrupt"] == 1
+        assert reasons(Store(str(tmp_path))) == ["corrupt"]
+        kept = [p.read_bytes() for p in tmp_path.rglob("*") if p.suffix != ".parquet"
+                and p.is_file()]  # fmt: skip
+        frames = {json.loads(line).get("frame") for data in kept if b"99.001" in data
+                  for line in data.splitlines()}  # fmt: skip
+        assert frames == {corrupt.decode()}
+
+    play(test)
+
+
+def test_a_root_that_cannot_be_written_ends_the_stream_with_its_error(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_text("a file where a folder should be")
+
+    async def test() -> None:
+        async with Venue(lambda client: ends(client, 0, *IDS)) as venue:
+            ours = collector(venue.url, tmp_path)
+            await ours.start()
+
+            async def read() -> None:
+                async for _ in ours.stream():
+                    pass
+
+            async with asyncio.timeout(5):
+                with pytest.raises(QuaverError, match="raw"):
+                    await ours.finished()
+                await read()
+
+    play(test)
+
+
+# What is refused before anything is opened.
+
+
+@pytest.mark.parametrize("count", [0, 26])
+def test_a_connection_takes_1_to_25_products(count: int) -> None:
+    reader = Reader(lambda data, products: pytest.fail("no frame"), {})
+    with pytest.raises(QuaverError, match="25"):
+        Connection(
+            "ws://127.0.0.1:1",
+            [listed.id for listed in UNIVERSE[:count]],
+            reader,
+            lambda events: None,
+            lambda product_id: False,
+            CONFIG,
+        )
+
+
+def test_a_lost_process_loses_no_part_that_was_written(tmp_path: Path) -> None:
+    """What a collector has put in place is readable while it goes on."""
+
+    async def test() -> None:
+        async with simulated(duration_s=40.0, start_ns=MIDNIGHT_NS - 20 * SECOND_NS) as exchange:
+            ours = collector(exchange.url, tmp_path)
+            await ours.start()
+            async for closed in ours.stream():
+                for _, windows in closed:
+                    if windows["beat"][0] > MIDNIGHT_NS // BEAT_NS + 2:
+                        for path in tmp_path.rglob("*.parquet"):
+                            assert not path.name.startswith(".")
+            await ours.finished()
+        assert_same_beats = rebuilt_windows(Store(str(tmp_path)))
+        assert {len(windows) for windows in assert_same_beats.values()} == {10}
+
+    play(test)
