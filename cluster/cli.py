@@ -25,7 +25,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 _USAGE, _STOPPED = 2, 130  # Exit codes of the command line library.
-_console = Console()
+# Held, because Ray's sessions turn `sys.stdout` to their log.
+_console = Console(file=sys.stdout)
 _errors = Console(stderr=True)
 
 DataOption = Annotated[

@@ -18,6 +18,7 @@ from market.products import UNIVERSE, product
 from market.trader import TraderConfig
 from sim.market_model import MarketConfig
 from tune.config import SweepConfig, TrainConfig
+from tune.models import SeedConfig
 
 LIVE_FEED = "wss://advanced-trade-ws.coinbase.com"
 
@@ -25,8 +26,11 @@ _Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 def _default_sweep() -> SweepConfig:
+    """A small sweep, for hours of data; months deserve more of everything."""
+    small = SeedConfig(lstm_hidden=16, book_hidden=(16,), embedding_dim=4, interaction_hidden=(16,))
     return SweepConfig(
-        train=TrainConfig(), grid={"objective": ["mse", "bce"], "model.lstm_hidden": [32, 64]}
+        train=TrainConfig(model=small, epochs=8, batch_size=256, learning_rate=1e-3),
+        grid={"objective": ["mse", "bce"], "model.lstm_hidden": [16, 32]},
     )
 
 
@@ -52,7 +56,8 @@ class DemoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         float, msgspec.Meta(gt=0, le=60, description="event seconds per second while trading")
     ] = 20.0
     live_beats: Annotated[int, msgspec.Meta(ge=20, description="beats to trade on paper")] = 60
-    market: MarketConfig = MarketConfig()
+    # Quiet enough, and with an edge that lasts long enough, for a few hours to teach it.
+    market: MarketConfig = MarketConfig(volatility_bps=1.2, edge_bps=20.0, drift_time_s=300.0)
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

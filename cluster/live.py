@@ -109,6 +109,7 @@ def trade_simulated(
 
     Returns what was traded and how many predictions were checked.
     """
+    stage.update(0, 1, "starting the exchange, the collector and Serve")
     # Its time starts now and runs ahead of ours, so that no window is ever too old to trade on.
     exchange = ExchangeActor.remote(
         ExchangeConfig(

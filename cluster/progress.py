@@ -37,7 +37,8 @@ class Stage:
         total = task.total or 1
         self._display.progress.update(self._task, completed=total, total=total)
         if not self._display.console.is_terminal:
-            self._display.console.print(f"{self._name}: {self._note} ({task.elapsed or 0:.0f} s)")
+            line = f"{self._name}: {self._note} ({task.elapsed or 0:.0f} s)"
+            self._display.console.print(line, soft_wrap=True, highlight=False)
 
 
 class Display:
@@ -54,6 +55,8 @@ class Display:
             TextColumn("[dim]{task.fields[note]}[/]"),
             console=console,
             disable=not console.is_terminal,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
 
     def __enter__(self) -> Self:

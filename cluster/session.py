@@ -5,9 +5,10 @@ before it starts. Its own chatter stays in its log folder; token authentication 
 (on for a local Ray), because Ray listens on all interfaces.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
@@ -43,7 +44,11 @@ def ray_session(
         raise QuaverError(
             f"there is no Ray at {address!r}: {e}; start a cluster there or use ray_address=local"
         ) from None
-    try:
-        yield Path(context.address_info["session_dir"]) / "logs"
-    finally:
-        ray.shutdown()
+    logs = Path(context.address_info["session_dir"]) / "logs"
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # Ray prints what its processes report to the standard output of whoever started it.
+    with (logs / "driver.out").open("a") as chatter, redirect_stdout(chatter):
+        try:
+            yield logs
+        finally:
+            ray.shutdown()

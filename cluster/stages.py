@@ -168,7 +168,7 @@ def judge(store: Store, config: Config, name: str, source: str, stage: Stage) ->
         evaluate(values[labelled], test.label[labelled], train_label) if labelled.any() else None
     )
     stage.update(2, 4, "trading the test split")
-    traded = sorted({PRODUCT_IDS[i] for i in test.product.tolist()})
+    traded = [PRODUCT_IDS[i] for i in sorted(set(test.product.tolist()))]  # As live trading does.
     windows = {p: _windows_between(store, p, test.beat.min(), test.beat.max() + 1) for p in traded}
     by_product = {p: test.product == PRODUCT_IDS.index(p) for p in traded}
     study = compare(
