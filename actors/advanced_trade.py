@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from actors.frames import CorruptFrame, Frame, Row, level_row, parse_ns, trade_row
+from actors.frames import UNREADABLE, CorruptFrame, Frame, Row, level_row, parse_ns, trade_row
 from market.events import ASK, BID, Kind
 from market.products import Product
 
@@ -63,19 +63,16 @@ def decode(data: bytes, products: dict[str, Product]) -> Frame:
     try:
         envelope = _envelope.decode(data)
         sequence, ns = envelope.sequence_num, parse_ns(envelope.timestamp)
-    except (msgspec.DecodeError, ValueError) as e:
+    except UNREADABLE as e:
         return _without_envelope(data, e)
     try:
         if envelope.channel == "l2_data":
             return _book_frame(_books.decode(envelope.events), sequence, ns, products)
         if envelope.channel == "market_trades":
             return _trade_frame(_trades.decode(envelope.events), sequence, ns, products)
-    except (msgspec.DecodeError, ValueError) as e:
+    except UNREADABLE as e:
         raise CorruptFrame(
-            f"{envelope.channel}: {e}",
-            sequence=sequence,
-            ns=ns,
-            product_ids=_named_products(envelope.events, products),
+            envelope.channel, e, sequence=sequence, ns=ns, product_ids=_named(envelope.events)
         ) from None
     return Frame(envelope.channel, sequence, ns)
 
@@ -123,21 +120,24 @@ def _without_envelope(data: bytes, error: Exception) -> Frame:
     """Error frames and unknown types have no channel; anything else without envelope is corrupt."""
     try:
         frame = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         raise CorruptFrame("not JSON") from None
     if isinstance(frame, dict) and "channel" not in frame and isinstance(frame.get("type"), str):
         detail = f": {frame['message']}" if isinstance(frame.get("message"), str) else ""
         return Frame(frame["type"] + detail)
-    raise CorruptFrame(f"envelope: {error}")
+    raise CorruptFrame("envelope", error)
 
 
-def _named_products(events: msgspec.Raw, products: dict[str, Product]) -> tuple[str, ...]:
-    """Return the asked-for products that a corrupt frame names, as far as that can be read."""
-    found: list[str] = []
-    parsed = msgspec.json.decode(events)
+def _named(events: msgspec.Raw) -> tuple[str, ...]:
+    """Return the products that a corrupt frame names, as far as that can be read."""
+    found: list[object] = []
+    try:
+        parsed = msgspec.json.decode(events)
+    except UNREADABLE:
+        return ()
     for event in parsed if isinstance(parsed, list) else []:
         if isinstance(event, dict):
             trades = event.get("trades")
             parts = [event, *(trades if isinstance(trades, list) else [])]
-            found += [str(part.get("product_id")) for part in parts if isinstance(part, dict)]
-    return tuple(dict.fromkeys(name for name in found if name in products))
+            found += [part.get("product_id") for part in parts if isinstance(part, dict)]
+    return tuple(dict.fromkeys(name for name in found if isinstance(name, str)))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from actors.advanced_trade import decode
 from actors.connection import MAX_LEVEL2_PRODUCTS, Connection, ConnectionConfig
 from actors.reader import Events, Reader
-from actors.recorder import ProductStream, Recorder
+from actors.recorder import ProductStream, Recorder, keep_corrupt
 from actors.store import Store
 from market.products import Product
 
@@ -32,7 +32,8 @@ class Collector:
     def __init__(
         self, url: str, products: list[Product], root: str | None, config: ConnectionConfig
     ) -> None:
-        self._recorder = Recorder(Store(root)) if root else None
+        self._store = Store(root) if root else None
+        self._recorder = Recorder(self._store, self._counts_of) if self._store else None
         self._streams = {p.id: ProductStream(self._recorder, p) for p in products}
         self._waiting: deque[Closed] = deque(maxlen=_WAITING_ITEMS)
         self._news = asyncio.Event()
@@ -75,6 +76,7 @@ class Collector:
         if self._run and not self._run.done():
             self._run.cancel()
             await asyncio.gather(self._run, return_exceptions=True)
+        self._end()
 
     async def status(self) -> dict[str, Any]:
         """Return counts of the readers and of the windows, and each connection's state."""
@@ -98,12 +100,24 @@ class Collector:
                 for connection in self._connections:
                     group.create_task(connection.run())
         finally:
+            try:
+                await self._write_the_rest()
+            finally:
+                self._end()
+
+    async def _write_the_rest(self) -> None:
+        try:
             for reader in self._readers:
                 self._apply(reader.ended(0))
-            if self._recorder:
-                await asyncio.to_thread(self._recorder.close, self._counts_of)
-            self._ended = True
-            self._news.set()
+        finally:
+            if self._store and self._recorder:
+                await asyncio.to_thread(self._recorder.close)
+                for reader in self._readers:
+                    keep_corrupt(self._store, "live", reader.corrupt)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._news.set()
 
     def _apply(self, events: Events) -> None:
         closed: Closed = []

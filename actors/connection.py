@@ -5,21 +5,28 @@ but asks again for one that is no longer known (section 2, rule 5).
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Annotated
 
 import msgspec
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidHandshake
+from websockets.exceptions import (
+    ConnectionClosed,
+    ConnectionClosedOK,
+    InvalidHandshake,
+    InvalidURI,
+)
+from websockets.uri import parse_uri
 
 from actors.reader import Events, Reader
 from market.errors import QuaverError
 
 MAX_LEVEL2_PRODUCTS = 25  # The venue refuses a 31st product on a connection, then stays silent.
 _MAX_FRAME_BYTES = 64 << 20  # A BTC-USD snapshot alone is about 5 MB.
+_FIRST_BACKOFF_S = 0.5
 _LOST = (ConnectionClosed, InvalidHandshake, OSError, TimeoutError)
 
 
@@ -30,7 +37,6 @@ class ConnectionState(Enum):
     STREAMING = "streaming"
     RECONNECTING = "reconnecting"
     CLOSED_BY_VENUE = "closed by venue"
-    STOPPED = "stopped"
 
 
 class ConnectionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,7 +46,12 @@ class ConnectionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         float, msgspec.Meta(gt=0, description="reconnect after this long without any frame")
     ] = 5.0
     snapshot_s: Annotated[
-        float, msgspec.Meta(gt=0, description="ask again for a book that has not come by then")
+        float,
+        msgspec.Meta(
+            gt=0,
+            description="ask again for a book that has not come by then; after a second wait in "
+            "vain, reconnect",
+        ),
     ] = 15.0
     max_backoff_s: Annotated[
         float, msgspec.Meta(gt=0, description="longest wait between two tries to connect")
@@ -51,7 +62,7 @@ class ConnectionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class Connection:
-    """Reads the products of one reader until stopped, whatever happens to the socket."""
+    """Reads the products of one reader until cancelled, whatever happens to the socket."""
 
     def __init__(
         self,
@@ -66,6 +77,12 @@ class Connection:
             raise QuaverError(
                 f"a connection takes 1 to {MAX_LEVEL2_PRODUCTS} products, got {len(product_ids)}"
             )
+        try:
+            parse_uri(url)
+        except InvalidURI:
+            raise QuaverError(
+                f"{url!r} is no websocket address; write it like wss://host or ws://host:port"
+            ) from None
         self.state = ConnectionState.CONNECTING
         self._url = url
         self._product_ids = product_ids
@@ -73,26 +90,26 @@ class Connection:
         self._on_events = on_events
         self._synced = synced
         self._config = config
-        self._asked_at: dict[str, float] = {}  # Monotonic time of the last request for a book.
+        self._asked: dict[str, tuple[float, int]] = {}  # Book: time of the last request, how many.
 
     async def run(self) -> None:
         """Stay connected; return once the venue has closed for good (`follow_end`)."""
-        backoff = wait_random_exponential(multiplier=0.5, max=self._config.max_backoff_s)
-        async for attempt in AsyncRetrying(
-            wait=backoff, retry=retry_if_exception_type(_LOST), reraise=True
-        ):
-            with attempt:
-                try:
-                    await self._session()
-                except ConnectionClosedOK:
-                    if self._config.follow_end:
-                        self.state = ConnectionState.CLOSED_BY_VENUE
-                        return
-                    self._lost()
-                    raise
-                except _LOST:
-                    self._lost()
-                    raise
+        failures = 0
+        while True:
+            try:
+                await self._session()
+            except _LOST as e:
+                streamed = self.state is ConnectionState.STREAMING
+                if streamed and self._config.follow_end and isinstance(e, ConnectionClosedOK):
+                    self.state = ConnectionState.CLOSED_BY_VENUE
+                    return
+                self.state = ConnectionState.RECONNECTING
+                failures = 0 if streamed else failures + 1
+                if streamed:
+                    self._on_events(self._reader.disconnected(time.time_ns()))
+            # Full jitter, so that many connections that were lost together come back apart.
+            bound_s = min(self._config.max_backoff_s, _FIRST_BACKOFF_S * 2 ** min(failures, 16))
+            await asyncio.sleep(random.uniform(0, bound_s))
 
     async def _session(self) -> None:
         async with connect(
@@ -102,26 +119,30 @@ class Connection:
             # Books last, so that no trade after a snapshot is missed.
             for channel in ("heartbeats", "market_trades", "level2"):
                 await self._ask(socket, "subscribe", channel, self._product_ids)
-            self._asked_at = dict.fromkeys(self._product_ids, time.monotonic())
-            self.state = ConnectionState.STREAMING
+            self._asked = dict.fromkeys(self._product_ids, (time.monotonic(), 1))
             while True:
                 async with asyncio.timeout(self._config.silence_s):
                     data = await socket.recv(decode=False)
+                self.state = ConnectionState.STREAMING
                 self._on_events(self._reader.frame(data, time.time_ns()))
                 await self._resync(socket)
 
     async def _resync(self, socket: ClientConnection) -> None:
-        """Ask anew for every book that stopped being synced, or did not come in time."""
-        now = time.monotonic()
+        """Ask anew, in one request, for the books that are not synced or did not come in time."""
+        now, wanted = time.monotonic(), []
         for product_id in self._product_ids:
-            asked_at = self._asked_at.get(product_id)
+            asked_at, times = self._asked.get(product_id, (0.0, 0))
             if self._synced(product_id):
-                self._asked_at.pop(product_id, None)
-            elif asked_at is None or now - asked_at > self._config.snapshot_s:
-                # Repeating a subscribe brings no snapshot; unsubscribing first does.
-                await self._ask(socket, "unsubscribe", "level2", [product_id])
-                await self._ask(socket, "subscribe", "level2", [product_id])
-                self._asked_at[product_id] = now
+                self._asked.pop(product_id, None)
+            elif times == 0 or now - asked_at > self._config.snapshot_s:
+                if times >= 2:
+                    raise TimeoutError(f"no book of {product_id} after {times} requests")
+                wanted.append(product_id)
+                self._asked[product_id] = now, times + 1
+        if wanted:
+            # Repeating a subscribe brings no snapshot; unsubscribing first does.
+            await self._ask(socket, "unsubscribe", "level2", wanted)
+            await self._ask(socket, "subscribe", "level2", wanted)
 
     async def _ask(
         self, socket: ClientConnection, action: str, channel: str, product_ids: list[str]
@@ -130,7 +151,3 @@ class Connection:
         if channel != "heartbeats":
             request["product_ids"] = product_ids
         await socket.send(msgspec.json.encode(request).decode())
-
-    def _lost(self) -> None:
-        self.state = ConnectionState.RECONNECTING
-        self._on_events(self._reader.disconnected(time.time_ns()))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from actors.frames import CorruptFrame, Frame, level_row, parse_ns, trade_row
+from actors.frames import UNREADABLE, CorruptFrame, Frame, level_row, parse_ns, trade_row
 from market.events import ASK, BID, Kind
 from market.products import Product
 
@@ -56,11 +56,11 @@ def decode(data: bytes, products: dict[str, Product]) -> Frame:
     """Decode one Exchange frame; CorruptFrame if it breaks its format."""
     try:
         head = _head.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
-        raise CorruptFrame(f"not an Exchange frame: {e}") from None
+    except UNREADABLE as e:
+        raise CorruptFrame("envelope", e) from None
     name = head.type + (f": {head.message}" if head.type == "error" and head.message else "")
     ns = None
-    named = (head.product_id,) if head.product_id in products and head.product_id else ()
+    named = (head.product_id,) if head.product_id else ()
     try:
         if head.type in _TIMED and head.time is not None:
             ns = parse_ns(head.time)
@@ -72,8 +72,8 @@ def decode(data: bytes, products: dict[str, Product]) -> Frame:
         if product is None:
             return Frame(name, None, ns, foreign=1)
         return Frame(name, None, ns, ((product.id, _rows(head.type, data, product)),))
-    except (msgspec.DecodeError, ValueError) as e:
-        raise CorruptFrame(f"{head.type}: {e}", ns=ns, product_ids=named) from None
+    except UNREADABLE as e:
+        raise CorruptFrame(head.type, e, ns=ns, product_ids=named) from None
 
 
 def _rows(kind: str, data: bytes, product: Product) -> list[tuple[int, int, int, int, int]]:

@@ -4,6 +4,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from market.events import BUY, SELL, Kind
 from market.products import Product
 
@@ -28,19 +30,29 @@ class Frame(NamedTuple):
     foreign: int = 0  # Rows of products that were not asked for.
 
 
+# What a decoder may meet in bytes that are not what they should be.
+UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
+
+
 class CorruptFrame(ValueError):
-    """A frame that must be dropped whole, with what could still be read of it."""
+    """A frame that must be dropped whole, with what could still be read of it.
+
+    `kind` is one of few words, for counting; `product_ids` are those that the frame names, asked
+    for or not, and empty where that cannot be told, so that it may be any.
+    """
 
     def __init__(
         self,
-        reason: str,
+        kind: str,
+        detail: object = "",
         *,
         sequence: int | None = None,
         ns: int | None = None,
-        product_ids: tuple[str, ...] = (),  # Empty: cannot be told, so it may be any.
+        product_ids: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(reason)
-        self.reason = reason
+        self.kind = kind
+        self.reason = f"{kind}: {detail}" if detail else kind
+        super().__init__(self.reason)
         self.sequence = sequence
         self.ns = ns
         self.product_ids = product_ids

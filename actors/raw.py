@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from actors.store import Store, sha256
 from market.errors import QuaverError
-from market.events import EVENT, Kind, Reason
+from market.events import EVENT, Kind, Reason, mark
 from market.products import Product, product_of
 
 DAY_NS = 86_400 * 1_000_000_000
@@ -121,7 +121,7 @@ def read_manifest(store: Store, product_id: str, day: str) -> Manifest | None:
         return None
     try:
         manifest = msgspec.json.decode(store.read(path), type=Manifest)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, ValueError) as e:
         raise QuaverError(
             f"{store.root}/{path} is not a manifest: {e}; restore or remove it"
         ) from e
@@ -183,9 +183,16 @@ def read_session(store: Store, manifest: Manifest, session: Session) -> NDArray[
 
 
 def read_partition(store: Store, manifest: Manifest) -> NDArray[np.void]:
-    """Return all events of a partition (EVENT[n]), its sessions one after the other in time."""
-    ordered = sorted(manifest.sessions, key=lambda session: session.session)
-    return np.concatenate([read_session(store, manifest, s) for s in ordered])
+    """Return all events of a partition (EVENT[n]), its sessions one after the other in time.
+
+    An END stands between two: a session that broke off without one is not continued by the next.
+    """
+    found: list[NDArray[np.void]] = []
+    for session in sorted(manifest.sessions, key=lambda session: session.session):
+        if found:
+            found.append(np.array([mark(Kind.END, int(found[-1]["ns"][-1]), 0)], EVENT))
+        found.append(read_session(store, manifest, session))
+    return np.concatenate(found)
 
 
 def _read_part(store: Store, path: str, part: Part) -> NDArray[np.void]:

@@ -19,6 +19,7 @@ Events = list[tuple[str, NDArray[np.void]]]  # (product id, EVENT[n]) in order o
 
 MAX_JUMP_NS = 86_400 * 1_000_000_000  # A clock that leaps a day ahead is a corrupt frame.
 _LOSSES = ("duplicates", "corrupt", "gaps", "missing frames", "disconnects")
+_CORRUPT = "corrupt: "
 _KEPT_CORRUPT = 1_000
 _REMEMBERED_TRADES = 10_000
 
@@ -31,6 +32,7 @@ class Reader:
         self._products = products
         self._sequence: int | None = None
         self._clock_ns: int | None = None
+        self._reconnected = False  # No frame of the new connection has had a time yet.
         self._pending: dict[str, tuple[list[Row], int]] = {}  # Snapshots waiting for a time.
         self._tapes = {product_id: _Tape() for product_id in products}
         self.counts: Counter[str] = Counter()
@@ -42,14 +44,11 @@ class Reader:
         try:
             frame = self._decode(data, self._products)
             self.counts[frame.name] += 1
-            self._check_jump(frame)
+            if self._leaps(frame.ns):
+                named = tuple(product_id for product_id, _ in frame.rows)
+                raise CorruptFrame("time leap", sequence=frame.sequence, product_ids=named)
         except CorruptFrame as e:
-            self.counts["corrupt"] += 1
-            if len(self.corrupt) < _KEPT_CORRUPT:
-                self.corrupt.append((recv_ns, e.reason, data))
-            if self._in_sequence(e.sequence, recv_ns, out):
-                self._move_clock(e.ns, recv_ns, out)
-                self._unsync(e.product_ids or self._products, Reason.CORRUPT, recv_ns, out)
+            self._on_corrupt(e, data, recv_ns, out)
             return out
         if self._in_sequence(frame.sequence, recv_ns, out):
             self.counts["foreign rows"] += frame.foreign
@@ -62,20 +61,22 @@ class Reader:
         out: Events = []
         self.counts["disconnects"] += 1
         self._sequence = None
+        self._reconnected = True
         self._unsync(self._products, Reason.DISCONNECT, recv_ns, out)
         return out
 
     def ended(self, recv_ns: int) -> Events:
         """Note that the recording ends here; the unfinished beat will not be emitted."""
-        if self._clock_ns is None:
-            return []
-        row = np.array([mark(Kind.END, self._clock_ns, recv_ns)], EVENT)
-        return [(product_id, row) for product_id in self._products]
+        out: Events = []
+        if self._clock_ns is not None:
+            self._mark_all(Kind.END, self._clock_ns, recv_ns, out)
+        return out
 
     def counts_of(self, product_id: str) -> dict[str, int]:
         """Return what a product's manifest keeps: its connection's losses and its trade tape's."""
         tape = self._tapes[product_id]
-        losses = {name: self.counts[name] for name in _LOSSES}
+        losses = {name: n for name, n in self.counts.items() if name.startswith(_CORRUPT)}
+        losses |= {name: self.counts[name] for name in _LOSSES}
         return losses | {"trade_duplicates": tape.duplicates, "trade_holes": tape.holes}
 
     def _in_sequence(self, sequence: int | None, recv_ns: int, out: Events) -> bool:
@@ -93,22 +94,40 @@ class Reader:
             self._unsync(self._products, Reason.GAP, recv_ns, out)
         return True
 
-    def _check_jump(self, frame: Frame) -> None:
-        if frame.ns and self._clock_ns and frame.ns - self._clock_ns > MAX_JUMP_NS:
-            named = tuple(product_id for product_id, _ in frame.rows)
-            raise CorruptFrame(
-                "time leaps by more than a day", sequence=frame.sequence, product_ids=named
-            )
+    def _on_corrupt(self, e: CorruptFrame, data: bytes, recv_ns: int, out: Events) -> None:
+        self.counts["corrupt"] += 1
+        self.counts[f"{_CORRUPT}{e.kind}"] += 1
+        if len(self.corrupt) < _KEPT_CORRUPT:
+            self.corrupt.append((recv_ns, e.reason, data))
+        if self._in_sequence(e.sequence, recv_ns, out):
+            self._move_clock(None if self._leaps(e.ns) else e.ns, recv_ns, out)
+            ours = [name for name in e.product_ids if name in self._products]
+            self._unsync(ours if e.product_ids else self._products, Reason.CORRUPT, recv_ns, out)
+
+    def _leaps(self, ns: int | None) -> bool:
+        """Whether a time is more than a day ahead, which only a new connection's may be."""
+        if ns is None or self._clock_ns is None or self._reconnected:
+            return False
+        return ns - self._clock_ns > MAX_JUMP_NS
 
     def _move_clock(self, ns: int | None, recv_ns: int, out: Events) -> None:
         """Advance the clock; passing the end of a beat is told to every product."""
         before = self._clock_ns
-        if ns is None or (before is not None and ns <= before):
+        if ns is None:
+            return
+        if before is not None and self._reconnected and ns - before > MAX_JUMP_NS:
+            # Days later: another recording, not days of beats about which nothing is known.
+            self._mark_all(Kind.END, before, recv_ns, out)
+        self._reconnected = False
+        if before is not None and ns <= before:
             return
         self._clock_ns = ns
         if before is None or ns // BEAT_NS > before // BEAT_NS:
-            row = np.array([mark(Kind.CLOCK, ns, recv_ns)], EVENT)
-            out += [(product_id, row) for product_id in self._products]
+            self._mark_all(Kind.CLOCK, ns, recv_ns, out)
+
+    def _mark_all(self, kind: Kind, ns: int, recv_ns: int, out: Events) -> None:
+        row = np.array([mark(kind, ns, recv_ns)], EVENT)
+        out += [(product_id, row) for product_id in self._products]
 
     def _unsync(self, product_ids: Iterable[str], why: Reason, recv_ns: int, out: Events) -> None:
         for product_id in product_ids:
@@ -145,6 +164,7 @@ class _Tape:
     def __init__(self) -> None:
         self._seen: dict[int, None] = {}  # In order of arrival, so that the oldest can go.
         self._oldest = 0
+        self._forgotten = 0  # Ids up to here are too old to tell apart: taken for duplicates.
         self._newest = 0
         self.duplicates = 0
         self.holes = 0
@@ -156,7 +176,7 @@ class _Tape:
         kept = []
         for row in sorted(rows, key=lambda row: row[4]):
             trade_id = row[4]
-            if trade_id in self._seen:
+            if trade_id in self._seen or trade_id <= self._forgotten:
                 self.duplicates += 1
                 continue
             if self._newest and trade_id > self._newest:
@@ -168,5 +188,7 @@ class _Tape:
             self._seen[trade_id] = None
             kept.append(row)
         while len(self._seen) > _REMEMBERED_TRADES:
-            del self._seen[next(iter(self._seen))]
+            oldest = next(iter(self._seen))
+            del self._seen[oldest]
+            self._forgotten = max(self._forgotten, oldest)
         return kept

@@ -8,6 +8,7 @@ and no beat is lost at the border. One background thread encodes and writes.
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,11 +58,18 @@ class ProductStream:
 class Recorder:
     """Writes raw partitions of several products under a root.
 
-    `part_rows` bounds how much of a product is held in memory before a part is written.
+    `counts_of` gives a product's counters so far, of which each partition keeps what was counted
+    while it was recorded. `part_rows` bounds how much of a product is held before it is written.
     """
 
-    def __init__(self, store: Store, part_rows: int = PART_ROWS) -> None:
+    def __init__(
+        self,
+        store: Store,
+        counts_of: Callable[[str], dict[str, int]] = lambda product_id: {},
+        part_rows: int = PART_ROWS,
+    ) -> None:
         self._store = store
+        self._counts_of = counts_of
         self._part_rows = part_rows
         self._open: dict[str, _Partition] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
@@ -76,34 +84,41 @@ class Recorder:
         self._raise_failed()
         day = int(events["ns"][0]) // DAY_NS
         partition = self._open.get(product.id)
+        if partition and partition.ended:
+            self._write(partition)
+            partition = None
         while partition and day > partition.day:
             midnight_ns = (partition.day + 1) * DAY_NS
             border = np.array([mark(Kind.CLOCK, midnight_ns, 0)], EVENT)
             partition.add(border)
             self._write(partition)
             carried = builder.carried(midnight_ns, 0)
-            partition = _Partition(product, partition.day + 1, midnight_ns)
+            partition = self._begin(product, partition.day + 1, midnight_ns)
             partition.add(carried if len(carried) else border)
-            self._open[product.id] = partition
         if partition is None:
-            partition = self._open[product.id] = _Partition(product, day, int(events["ns"][0]))
+            partition = self._begin(product, day, int(events["ns"][0]))
         partition.add(events)
         self.rows += len(events)
         if partition.pending_rows >= self._part_rows:
             self._write(partition)
 
-    def close(self, counts: Callable[[str], dict[str, int]] = lambda _: {}) -> None:
-        """Write what is left and wait for it; `counts` gives a product's counters to keep."""
-        for product_id, partition in self._open.items():
-            partition.counts = counts(product_id)
+    def close(self) -> None:
+        """Write what is left and wait for it; QuaverError if the root did not take it all."""
+        for partition in self._open.values():
             self._write(partition)
         self._open.clear()
         self._thread.shutdown(wait=True)
         self._raise_failed()
 
+    def _begin(self, product: Product, day: int, session_ns: int) -> "_Partition":
+        partition = _Partition(product, day, session_ns, self._counts_of(product.id))
+        self._open[product.id] = partition
+        return partition
+
     def _write(self, partition: "_Partition") -> None:
+        counts = self._counts_of(partition.product.id)
         events = partition.take()
-        self._writes.append(self._thread.submit(partition.write, self._store, events))
+        self._writes.append(self._thread.submit(partition.write, self._store, events, counts))
 
     def _raise_failed(self) -> None:
         while self._writes and self._writes[0].done():
@@ -113,24 +128,27 @@ class Recorder:
 class _Partition:
     """The partition being written of one product; `write` runs in the recorder's thread."""
 
-    def __init__(self, product: Product, day: int, session_ns: int) -> None:
+    def __init__(self, product: Product, day: int, session_ns: int, counts: dict[str, int]) -> None:
         self.product = product
         self.day = day
         self.pending_rows = 0
-        self.counts: dict[str, int] = {}
+        self.ended = False
+        self._counted_before = counts
+        self._superseded: set[str] = set()  # Parts of an earlier recording of the same session.
         self._pending: list[NDArray[np.void]] = []
         self._session = Session(session=f"{session_ns:020d}", parts=[], gaps=[], counts={})
 
     def add(self, events: NDArray[np.void]) -> None:
         self._pending.append(events)
         self.pending_rows += len(events)
+        self.ended = bool(events["kind"][-1] == Kind.END)
 
     def take(self) -> NDArray[np.void]:
         events = np.concatenate(self._pending) if self._pending else np.zeros(0, EVENT)
         self._pending, self.pending_rows = [], 0
         return events
 
-    def write(self, store: Store, events: NDArray[np.void]) -> None:
+    def write(self, store: Store, events: NDArray[np.void], counts: dict[str, int]) -> None:
         """Write one part, then the manifest that lists it."""
         product, day = self.product, day_of(self.day * DAY_NS)
         session = self._session
@@ -145,7 +163,7 @@ class _Partition:
             )
             session.parts.append(part)
             session.gaps += gaps_of(events)
-        session.counts = self.counts
+        session.counts = {k: n - self._counted_before.get(k, 0) for k, n in counts.items()}
         manifest = read_manifest(store, product.id, day) or Manifest(
             product=product.id,
             day=day,
@@ -154,13 +172,16 @@ class _Partition:
             base_min_size=f"{product.base_min_size:f}",
         )
         _check_fits(manifest, session, product)
+        folder = partition_path(product.id, day)
         if len(events):
-            store.write(f"{partition_path(product.id, day)}/{part.name}", data)
-        manifest.sessions = sorted(
-            [s for s in manifest.sessions if s.session != session.session] + [session],
-            key=lambda s: s.session,
-        )
+            store.write(f"{folder}/{part.name}", data)
+        for other in [s for s in manifest.sessions if s.session == session.session]:
+            self._superseded |= {p.name for p in other.parts}
+            manifest.sessions.remove(other)
+        manifest.sessions = sorted([*manifest.sessions, session], key=lambda s: s.session)
         write_manifest(store, manifest)
+        for name in self._superseded - {p.name for p in session.parts}:
+            store.delete(f"{folder}/{name}")
 
 
 def _check_fits(manifest: Manifest, session: Session, product: Product) -> None:
@@ -176,3 +197,19 @@ def _check_fits(manifest: Manifest, session: Session, product: Product) -> None:
             raise QuaverError(
                 f"{where} already holds another recording of the same time; use another root"
             )
+
+
+def keep_corrupt(store: Store, name: str, corrupt: list[tuple[int, str, bytes]]) -> None:
+    """Keep a reader's corrupt frames verbatim, as JSON lines in `quarantine/`, beside the data."""
+    if not corrupt:
+        return
+    lines = []
+    for recv_ns, reason, frame in corrupt:
+        row: dict[str, object] = {"recv_ns": recv_ns, "reason": reason}
+        try:
+            row["frame"] = frame.decode()
+        except UnicodeDecodeError:
+            row["frame_base64"] = frame  # msgspec writes bytes as base64.
+        lines.append(msgspec.json.encode(row))
+    data = b"\n".join(lines) + b"\n"
+    store.write(f"quarantine/{name}-{sha256(data)[:8]}.jsonl", data)

@@ -18,13 +18,17 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.is_local = "://" not in root
+        if "://" in root and not root.startswith("s3://"):
+            raise QuaverError(f"{root!r} is no data root; give a folder or s3://bucket/prefix")
+        self.is_local = not root.startswith("s3://")
         self._local = Path(root).absolute()
         try:
             if self.is_local:
                 self._fs, self._base = fs.LocalFileSystem(), str(self._local)
             else:
                 self._fs, self._base = fs.FileSystem.from_uri(root)
+            if not self._base:
+                raise ValueError("there is no bucket in it")
         except (ArrowException, OSError, ValueError) as e:
             raise QuaverError(
                 f"cannot use {root!r} as a data root: {e}; give a folder or s3://bucket/prefix"
@@ -50,7 +54,7 @@ class Store:
             else:
                 with self._fs.open_output_stream(self.full_path(path)) as out:
                     out.write(data)
-        except OSError as e:
+        except (ArrowException, OSError) as e:
             raise QuaverError(f"cannot write {path} under {self.root}: {e}") from None
 
     def read(self, path: str) -> bytes:

@@ -15,7 +15,7 @@ import msgspec
 from actors import advanced_trade, exchange_feed
 from actors.frames import Decoder
 from actors.reader import Reader
-from actors.recorder import ProductStream, Recorder
+from actors.recorder import ProductStream, Recorder, keep_corrupt
 from actors.store import Store
 from market.errors import QuaverError
 from market.products import Product, product, product_index, product_of
@@ -56,7 +56,7 @@ def import_capture(
     decode = FORMATS[wire_format]
     products, skipped = _products(path, increments)
     reader = Reader(decode, products)
-    recorder = Recorder(store)
+    recorder = Recorder(store, reader.counts_of)
     streams = {p.id: ProductStream(recorder, p) for p in products.values()}
     frames = 0
     try:
@@ -73,8 +73,8 @@ def import_capture(
     finally:
         for product_id, rows in reader.ended(_UNKNOWN_RECV_NS):
             streams[product_id].apply(rows)
-        recorder.close(reader.counts_of)
-        _keep_corrupt(store, path, reader)
+        recorder.close()
+        keep_corrupt(store, path.name, reader.corrupt)
     on_progress(frames)
     if not recorder.rows:
         raise QuaverError(
@@ -101,8 +101,13 @@ def _products(
 ) -> tuple[dict[str, Product], tuple[str, ...]]:
     """Every product that the capture names, in order of appearance, and those to be skipped."""
     named: dict[str, None] = {}
-    for line in _lines(path):
-        named.update(dict.fromkeys(m.decode() for m in _PRODUCT_ID.findall(line)))
+    try:
+        for line in _lines(path):
+            named.update(dict.fromkeys(m.decode() for m in _PRODUCT_ID.findall(line)))
+    except QuaverError:
+        if not named:
+            raise
+        # What comes before the break is good; importing it says where it breaks.
     unknown = tuple(p for p in named if p not in increments and product_index(p) is None)
     if unknown and len(unknown) == len(named):
         raise QuaverError(
@@ -134,15 +139,3 @@ def _is_disconnect(line: bytes) -> bool:
         return bool(msgspec.json.decode(line) == {"type": "disconnect"})
     except msgspec.DecodeError:
         return False
-
-
-def _keep_corrupt(store: Store, path: Path, reader: Reader) -> None:
-    """Keep corrupt frames verbatim, beside the data."""
-    if reader.corrupt:
-        lines = [
-            msgspec.json.encode(
-                {"recv_ns": ns, "reason": why, "frame": frame.decode("utf-8", "backslashreplace")}
-            )
-            for ns, why, frame in reader.corrupt
-        ]
-        store.write(f"quarantine/{path.name}.jsonl", b"\n".join(lines) + b"\n")

@@ -22,13 +22,13 @@ def load_samples(store: Store, fees: Fees, horizon: int = HORIZON_BEATS) -> Samp
         read_table(store, table_path("samples", product_id, day), SAMPLES_SCHEMA, SAMPLES_FORMAT)
         for product_id, day in stored(store, "samples")
     ]
-    wanted = {b"fees": msgspec.json.encode(fees), b"horizon_beats": str(horizon).encode()}
     for table in tables:
-        if any(table.schema.metadata[key] != value for key, value in wanted.items()):
-            found = {key.decode(): table.schema.metadata[key].decode() for key in wanted}
+        assumed = msgspec.json.decode(table.schema.metadata[b"fees"], type=Fees)
+        beats = int(table.schema.metadata[b"horizon_beats"])
+        if (assumed, beats) != (fees, horizon):
             raise QuaverError(
-                f"samples in {store.root} were labelled with {found}, which is not what the "
-                "configuration says; run quaver build again"
+                f"samples in {store.root} were labelled with {assumed} and a horizon of {beats} "
+                "beats, which is not what the configuration says; run quaver build again"
             )
     table = pa.concat_tables(tables) if tables else None
     if table is None or not table.num_rows:

@@ -11,6 +11,7 @@ import msgspec
 
 from market.errors import QuaverError
 
+_LONGEST = 64  # Digits of a number that is still read.
 MAX_UNITS = 1 << 57  # So that bucket arithmetic on prices and sums of sizes stay inside int64.
 
 
@@ -62,21 +63,25 @@ def _decimal_digits(increment: Decimal) -> int:
 def _units(text: str, digits: int, increment: Decimal) -> int:
     whole, _, fraction = text.partition(".")
     number = whole + fraction
-    if digits >= 0 and number.isascii() and number.isdecimal() and not fraction[digits:].strip("0"):
-        return _bounded(int(whole + fraction[:digits].ljust(digits, "0")), text)
-    try:
-        units = Decimal(text) / increment
-        if not units.is_finite() or units < 0 or units != units.to_integral_value():
-            raise ValueError(f"{text!r} is negative or off the grid of {increment}")
-    except InvalidOperation:
-        raise ValueError(f"{text!r} is not a number") from None
-    return _bounded(int(units), text)
-
-
-def _bounded(units: int, text: str) -> int:
+    if not (number.isascii() and number.isdecimal()) or len(text) > _LONGEST:
+        raise ValueError(f"{text[:_LONGEST]!r} is not a plain number")
+    if digits >= 0:
+        units, beyond = int(whole + fraction[:digits].ljust(digits, "0")), fraction[digits:]
+        off_grid = bool(beyond.strip("0"))
+    else:
+        units, off_grid = _general_units(number, len(fraction), increment)
+    if off_grid:
+        raise ValueError(f"{text!r} is off the grid of {increment}")
     if units > MAX_UNITS:
         raise ValueError(f"{text!r} is larger than any price or size can be")
     return units
+
+
+def _general_units(number: str, places: int, increment: Decimal) -> tuple[int, bool]:
+    """Count increments that are no power of ten, in integers: no digit is lost."""
+    increment_units, scale = increment.as_integer_ratio()
+    units, rest = divmod(int(number) * scale, increment_units * 10**places)
+    return units, rest != 0
 
 
 def product_of(product_id: str, quote: str, base: str, base_min: str | None = None) -> Product:

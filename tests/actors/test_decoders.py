@@ -184,9 +184,7 @@ def test_the_exchange_clock_is_that_of_four_types_only() -> None:
 
 def test_rows_of_products_that_were_not_asked_for_are_counted_and_dropped() -> None:
     levels: Levels = [("bid", "1.2345678", "1"), ("offer", "3", "1")]
-    assert advanced(book(*levels, product_id="OTHER-USD")) == Frame(
-        "l2_data", 9, TIME_NS, (), 2
-    )
+    assert advanced(book(*levels, product_id="OTHER-USD")) == Frame("l2_data", 9, TIME_NS, (), 2)
     mixed = advanced(trades(trade(product_id="OTHER-USD"), trade(), trade(product_id=ETH)))
     assert [name for name, _ in mixed.rows] == [BTC, ETH]
     assert mixed.foreign == 1
@@ -223,13 +221,26 @@ def test_times_keep_all_nine_digits(text: str, ns: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "Z", "now", "2024-10-08T09:10:36", "2024-10-08T09:10:36+00:00", "2024-10-08 09:10:36Z"]
-    + ["2024-13-08T09:10:36Z", "2023-02-29T09:10:36Z", "2024-10-08T24:10:36Z"]
-    + ["2024-10-08T09:10:36.Z", "2024-10-08T09:10:36.1234567890Z", "1969-12-31T23:59:59Z"]
-    + ["2024-10-08T09:10:36.-1Z", "2024-10-08T09:10:36.1e2Z", "9999-10-08T09:10:36Z"],
+    [
+        "",
+        "Z",
+        "now",
+        "2024-10-08T09:10:36",
+        "2024-10-08T09:10:36+00:00",
+        "2024-10-08 09:10:36Z",
+        "2024-13-08T09:10:36Z",
+        "2023-02-29T09:10:36Z",
+        "2024-10-08T24:10:36Z",
+        "2024-10-08T09:10:36.Z",
+        "2024-10-08T09:10:36.1234567890Z",
+        "2024-10-08T09:10:36.-1Z",
+        "2024-10-08T09:10:36.1e2Z",
+        "1969-12-31T23:59:59Z",
+        "9999-10-08T09:10:36Z",
+    ],
 )
 def test_a_time_that_is_none_is_corrupt(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"\S"):
         parse_ns(text)
     with pytest.raises(CorruptFrame):
         advanced(book(("bid", "5.00", "1")) | {"timestamp": text})
@@ -410,6 +421,8 @@ INCREMENTS = st.sampled_from(["0.01", "0.00000001", "1", "10", "0.25", "0.0005",
 
 def exact_units(text: str, increment: str) -> int | None:
     """Units of a decimal text, None unless it is a number on the grid that an int64 can count."""
+    if text[:1] in ("-", "+"):
+        return None  # The wire carries no sign; minus zero is a negative number written down.
     try:
         units = Fraction(text) / Fraction(increment)
     except ValueError:
@@ -427,7 +440,7 @@ def test_a_number_is_its_exact_count_of_increments_or_corrupt(text: str, increme
     wanted = exact_units(text, increment)
     for units in (listing.ticks, listing.lots):
         if wanted is None or wanted > 1 << 57:  # Sums of such sizes would leave int64.
-            with pytest.raises(ValueError, match="."):
+            with pytest.raises(ValueError, match=r"\S"):
                 units(text)
         else:
             assert units(text) == wanted
@@ -461,8 +474,10 @@ def test_any_bytes_are_a_frame_or_corrupt(data: bytes) -> None:
 @given(
     frame=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["type", "trades", "product_id", "updates"]), inner),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["type", "trades", "product_id", "updates"]), inner)
+        ),
         max_leaves=12,
     ),
     channel=st.sampled_from(["l2_data", "market_trades", "heartbeats"]),
@@ -471,4 +486,4 @@ def test_any_events_are_a_frame_or_corrupt(frame: object, channel: str) -> None:
     try:
         assert isinstance(advanced(envelope(channel, frame)), Frame)
     except CorruptFrame as error:
-        assert set(error.product_ids) <= set(PRODUCTS)
+        assert all(isinstance(name, str) for name in error.product_ids)

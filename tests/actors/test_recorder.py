@@ -1,4 +1,4 @@
-"""Raw partitions: cut at midnight without loss, recorded again without change, checked when read."""
+"""Raw partitions: cut at midnight without loss, the same when recorded again, checked when read."""
 
 import json
 import random
@@ -133,9 +133,7 @@ def test_partitions_rebuilt_alone_equal_one_unbroken_stream(
         ("disconnected", [0, 1, 1, 1, 0, 0, 1, 1, 1]),
     ],
 )
-def test_midnight_costs_no_beat_that_was_known(
-    tmp_path: Path, name: str, valid: list[int]
-) -> None:
+def test_midnight_costs_no_beat_that_was_known(tmp_path: Path, name: str, valid: list[int]) -> None:
     store = Store(str(tmp_path))
     record(store, MIDNIGHTS[name](Walk(1)))
     for windows in rebuilt_windows(store).values():
@@ -274,7 +272,7 @@ def test_a_write_that_fails_is_told(tmp_path: Path) -> None:
 def stretch(seed: int, start_ns: int, seconds: int) -> list[bytes]:
     walk = Walk(seed)
     snapshots = walk.snapshots(start_ns)
-    return snapshots + [*walk.frames(start_ns + SECOND_NS, start_ns + seconds * SECOND_NS)]
+    return [*snapshots, *walk.frames(start_ns + SECOND_NS, start_ns + seconds * SECOND_NS)]
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -394,8 +392,16 @@ def damaged(store: Store, how: str) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    ["missing part", "tampered part", "truncated part", "part of another"]
-    + ["no JSON", "not UTF-8", "no fields", "another version"],
+    [
+        "missing part",
+        "tampered part",
+        "truncated part",
+        "part of another",
+        "no JSON",
+        "not UTF-8",
+        "no fields",
+        "another version",
+    ],
 )
 def test_a_damaged_partition_is_named_and_not_used(tmp_path: Path, how: str) -> None:
     store = Store(str(tmp_path))

@@ -1,4 +1,4 @@
-"""A venue of a few lines for what the simulated exchange never does: it hangs, lies and vanishes."""
+"""A venue of a few lines that does what the simulated one never does: hang, lie and vanish."""
 
 import json
 from collections.abc import Awaitable, Callable

@@ -2,14 +2,13 @@
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.advanced_trade import decode
-from actors.frames import Decoder
 from actors.raw import partitions, read_manifest, read_partition
 from actors.reader import Events, Reader
 from actors.recorder import ProductStream, Recorder
@@ -75,9 +74,7 @@ class Advanced:
         levels += [("offer", f"{ask + i}.00", "2.5") for i in range(3)]
         return self.book(ns, levels, product_id, "snapshot")
 
-    def trades(
-        self, ns: int, trades: Trades, product_id: str = BTC, kind: str = "update"
-    ) -> bytes:
+    def trades(self, ns: int, trades: Trades, product_id: str = BTC, kind: str = "update") -> bytes:
         """A frame of `market_trades`, its trades in the order given."""
         rows = [
             {
@@ -174,11 +171,9 @@ def read(reader: Reader, data: bytes) -> Events:
     return reader.disconnected(0) if data == DISCONNECT else reader.frame(data, 0)
 
 
-def live_windows(
-    frames: Iterable[bytes], product_ids: tuple[str, ...] = (BTC, ETH), decoder: Decoder = decode
-) -> Windows:
+def live_windows(frames: Iterable[bytes], product_ids: tuple[str, ...] = (BTC, ETH)) -> Windows:
     """Windows from one builder per product over the whole stream, nothing recorded."""
-    reader = Reader(decoder, listed(*product_ids))
+    reader = Reader(decode, listed(*product_ids))
     builders = {name: WindowBuilder() for name in product_ids}
     found = {name: [np.zeros(0, WINDOW)] for name in product_ids}
     for frame in frames:
@@ -198,7 +193,7 @@ def record(
     """Frames into raw partitions; with `end` false the recording breaks off without an END."""
     listing = products or listed(*product_ids)
     reader = Reader(decode, listing)
-    recorder = Recorder(store, part_rows)
+    recorder = Recorder(store, reader.counts_of, part_rows)
     streams = {name: ProductStream(recorder, listing[name]) for name in listing}
     try:
         for frame in frames:
@@ -207,7 +202,7 @@ def record(
         for name, rows in reader.ended(0) if end else []:
             streams[name].apply(rows)
     finally:
-        recorder.close(reader.counts_of)
+        recorder.close()
     return reader
 
 
@@ -246,8 +241,3 @@ def assert_same_rows(found: NDArray[np.void], wanted: NDArray[np.void]) -> None:
 def kinds(events: Events, product_id: str = BTC) -> list[Kind]:
     """The kind of every row that a product got, in order."""
     return [Kind(int(row["kind"])) for name, rows in events if name == product_id for row in rows]
-
-
-def beats_where(windows: NDArray[np.void], holds: Callable[[NDArray[np.void]], bool]) -> list[int]:
-    """The beats whose window satisfies a condition."""
-    return [int(window["beat"]) for window in windows if holds(window)]

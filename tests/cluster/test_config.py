@@ -42,7 +42,7 @@ def test_a_grid_given_replaces_the_default_one() -> None:
     [
         ("fees.taker=1", "did you mean fees.taker_bps?"),
         ("fee.taker_bps=1", "did you mean fees?"),
-        ("trader.limits.max_orders=1", "did you mean trader.limits.max_orders_per_minute?"),
+        ("trader.limits.max_orders_minute=1", "did you mean trader.limits.max_orders_per_minute?"),
         ("fees=3", "fees is a table of keys"),
         ("fees.taker_bps=-1", "$.fees.taker_bps"),
         ("fees.taker_bps=abc", "$.fees.taker_bps"),

@@ -45,7 +45,7 @@ def two_days(seconds: int = 480) -> list[bytes]:
     """An unbroken stream with midnight in its middle."""
     walk, half = Walk(1), seconds // 2 * SECOND_NS
     snapshots = walk.snapshots(MIDNIGHT_NS - half)
-    return snapshots + [*walk.frames(MIDNIGHT_NS - half + SECOND_NS, MIDNIGHT_NS + half)]
+    return [*snapshots, *walk.frames(MIDNIGHT_NS - half + SECOND_NS, MIDNIGHT_NS + half)]
 
 
 def files(root: Path, *tables: str) -> dict[str, bytes]:
@@ -168,6 +168,7 @@ def test_an_empty_root_says_where_data_comes_from(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")  # Those of Ray Data itself.
 def test_a_real_recording_is_built_and_built_again(tmp_path: Path, ray_local: None) -> None:
     path = recording("exchange-btc-usd-2018-45min.jsonl.gz")
     root = tmp_path / "root"
@@ -179,7 +180,7 @@ def test_a_real_recording_is_built_and_built_again(tmp_path: Path, ray_local: No
     snapshots = walk.snapshots(START_NS)
     record(
         store,
-        snapshots + [*walk.frames(START_NS + SECOND_NS, START_NS + 400 * SECOND_NS)],
+        [*snapshots, *walk.frames(START_NS + SECOND_NS, START_NS + 400 * SECOND_NS)],
         products=grid,
     )
     record(store, two_days(1_200), (ETH, BTC))

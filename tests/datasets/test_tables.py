@@ -106,9 +106,7 @@ def test_prices_of_trades_are_null_where_there_is_none() -> None:
 
 def some_samples(n: int) -> pa.Table:
     rng = np.random.default_rng(2)
-    features = Features(
-        np.arange(n), rng.random((n, 10)), rng.random((n, 20)), rng.random((n, 20))
-    )
+    features = Features(np.arange(n), rng.random((n, 10)), rng.random((n, 20)), rng.random((n, 20)))
     label = rng.random((n, 5))
     label[n // 2 :] = np.nan
     return samples_table(features, 7, label)
