@@ -95,11 +95,12 @@ class Collector:
         }
 
     async def _collect(self) -> None:
+        runs = [asyncio.create_task(connection.run()) for connection in self._connections]
         try:
-            async with asyncio.TaskGroup() as group:
-                for connection in self._connections:
-                    group.create_task(connection.run())
+            await asyncio.gather(*runs)
         finally:
+            for run in runs:
+                run.cancel()
             try:
                 await self._write_the_rest()
             finally:

@@ -242,7 +242,8 @@ def main() -> None:
     try:
         app()
     except QuaverError as e:
-        _errors.print(f"[bold red]error:[/] {escape(str(e))}", soft_wrap=True, highlight=False)
+        said = str(getattr(e, "cause", e))  # From another process it comes inside Ray's own.
+        _errors.print(f"[bold red]error:[/] {escape(said)}", soft_wrap=True, highlight=False)
         sys.exit(1)
     except SystemExit as e:
         if e.code == _STOPPED:

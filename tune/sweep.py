@@ -10,6 +10,8 @@ import contextlib
 import logging
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,7 @@ def run_sweep(
         config.trial_resources,
     )
     progress = _Progress({variant.name: variant.train.epochs for variant in grid}, on_progress)
-    with _quiet():
+    with _contained():
         results = _tuner(trainable, grid, config, store, name, progress, resume).fit()
     return _finish(results, grid, identity, store, name)
 
@@ -266,12 +268,14 @@ def _last_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Tune off the terminal: what matters in its log comes back as a QuaverError.
+def _contained() -> Iterator[None]:
+    """Keep Tune off the terminal, and the signals that it takes over only for its own time.
 
-    Its newer output prints a banner at every verbosity, its older one obeys `verbose=0`; this
-    variable, read when a sweep starts, is the only switch between them.
+    What matters in its log comes back as a QuaverError. Its newer output prints a banner at every
+    verbosity, its older one obeys `verbose=0`; this variable, read when a sweep starts, is the only
+    switch between them. Its handler of Ctrl-C would stay and swallow the next one.
     """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
     switch = "RAY_AIR_NEW_OUTPUT"
     before = os.environ.get(switch)
     os.environ[switch] = "0"
@@ -282,6 +286,9 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         os.environ.pop(switch)

@@ -94,9 +94,11 @@ def _checkpoints(folder: Path) -> list[str]:
 
 def test_checkpoints_scalars_table_and_best_model(ray_local, sweep, tmp_path, capfd) -> None:
     progress = []
+    on_interrupt = signal.getsignal(signal.SIGINT)
     result = run_sweep(**sweep, on_progress=progress.append)
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
+    assert signal.getsignal(signal.SIGINT) is on_interrupt
 
     assert tuple(row.name for row in result.trials) == NAMES
     assert result.trials[1].params == {"objective": "bce"}
