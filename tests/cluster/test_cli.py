@@ -41,6 +41,7 @@ def test_every_verb_explains_itself(verb: str) -> None:
     assert "--help" in done.stdout and len(done.stdout) > 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -64,6 +65,7 @@ def test_a_mistake_is_one_message_and_exit_code_1(
     assert "Traceback" not in done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_refuses_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("ten years")
     done = quaver("demo", "--out", str(tmp_path))
