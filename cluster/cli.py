@@ -209,7 +209,10 @@ def serve(
     data: DataOption,
     name: NameOption = "sweep",
     feed: Annotated[
-        str | None, typer.Option("--feed", help="websocket to trade on; default: Coinbase")
+        str | None,
+        typer.Option(
+            "--feed", help="websocket to trade on, or `simulated`; default: Coinbase's live feed"
+        ),
     ] = None,
     record: Annotated[
         bool, typer.Option("--record", help="also record raw partitions under the data root")
@@ -225,7 +228,8 @@ def serve(
     from cluster.config import load_config
     from cluster.live import run_serve
 
-    run_serve(load_config(config, set_ or []), Store(data), name, feed, record, _console)
+    overrides = [*(set_ or []), *([f"feed_url={feed}"] if feed else [])]
+    run_serve(load_config(config, overrides), Store(data), name, record, _console)
 
 
 @app.command("show-config")

@@ -21,6 +21,7 @@ from tune.config import SweepConfig, TrainConfig
 from tune.models import SeedConfig
 
 LIVE_FEED = "wss://advanced-trade-ws.coinbase.com"
+SIMULATED = "simulated"
 
 _Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
@@ -66,9 +67,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     products: Annotated[
         tuple[str, ...], msgspec.Meta(min_length=1, description="products to collect and trade")
     ] = tuple(listed.id for listed in UNIVERSE)
-    feed_url: Annotated[str, msgspec.Meta(min_length=1, description="Advanced Trade feed")] = (
-        LIVE_FEED
-    )
+    feed_url: Annotated[
+        str,
+        msgspec.Meta(min_length=1, description="Advanced Trade feed, or `simulated` for [demo]'s"),
+    ] = LIVE_FEED
     ray_address: Annotated[
         str, msgspec.Meta(min_length=1, description="`local` starts a Ray for this command")
     ] = "local"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import ray
 import requests
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from actors.collector import CollectorActor
 from actors.store import Store
-from cluster.config import Config
+from cluster.config import SIMULATED, Config
 from cluster.progress import Stage
 from cluster.session import ray_session
 from cluster.stages import PRODUCT_IDS, model_path
@@ -84,22 +85,43 @@ def serving(
         ray.kill(collector)
 
 
-def run_serve(
-    config: Config, store: Store, name: str, feed: str | None, record: bool, console: Console
-) -> None:
+def run_serve(config: Config, store: Store, name: str, record: bool, console: Console) -> None:
     """Serve and trade until Ctrl-C, showing what happens."""
     model_path(store, name)
-    feed_url = feed or config.feed_url
     ports = app.free_ports(config.serve.port)
-    console.print(f"starting; windows come from {feed_url}", soft_wrap=True)
+    console.print(f"starting; windows come from {config.feed_url}", soft_wrap=True)
     with (
         ray_session(config.ray_address, app.ray_environment(ports)),
-        serving(config, store, name, feed_url, config.products, ports, record=record) as running,
+        _feed(config) as (url, products),
+        serving(config, store, name, url, products, ports, record=record) as running,
         LiveDisplay(console=console, refresh_per_second=2) as display,
     ):
+        if not console.is_terminal:
+            console.print(f"serving on {running.url}", soft_wrap=True, highlight=False)
         while True:
             display.update(_table(running))
             time.sleep(_POLL_S)
+
+
+@contextmanager
+def _feed(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the feed's address and products; the simulated market is started and stopped here."""
+    if config.feed_url != SIMULATED:
+        yield config.feed_url, config.products
+        return
+    # Its time starts now and runs ahead of ours, so that no window is ever too old to trade on.
+    exchange = ExchangeActor.remote(
+        ExchangeConfig(
+            products=config.demo.products,
+            market=config.demo.market,
+            start_ns=time.time_ns(),
+            speed=config.demo.live_speed,
+        )
+    )
+    try:
+        yield ray.get(exchange.start.remote()), config.demo.products
+    finally:
+        ray.kill(exchange)
 
 
 def trade_simulated(
@@ -110,23 +132,13 @@ def trade_simulated(
     Returns what was traded and how many predictions were checked.
     """
     stage.update(0, 1, "starting the exchange, the collector and Serve")
-    # Its time starts now and runs ahead of ours, so that no window is ever too old to trade on.
-    exchange = ExchangeActor.remote(
-        ExchangeConfig(
-            products=config.demo.products,
-            market=config.demo.market,
-            start_ns=time.time_ns(),
-            speed=config.demo.live_speed,
-        )
-    )
-    feed_url = ray.get(exchange.start.remote())
-    try:
-        with serving(config, store, name, feed_url, config.demo.products, ports) as running:
-            checked = _check_predictions(running.url, store, name, test)
-            health = _wait_for_beats(running, config, stage)
-            return _live(health, _get(running.url, "/v1/positions"), config), checked
-    finally:
-        ray.kill(exchange)
+    with (
+        _feed(msgspec.structs.replace(config, feed_url=SIMULATED)) as (url, products),
+        serving(config, store, name, url, products, ports) as running,
+    ):
+        checked = _check_predictions(running.url, store, name, test)
+        health = _wait_for_beats(running, config, stage)
+        return _live(health, _get(running.url, "/v1/positions"), config), checked
 
 
 def _check_predictions(url: str, store: Store, name: str, test: Samples) -> int:
