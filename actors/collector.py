@@ -30,10 +30,18 @@ class Collector:
     """Keeps a group of products from the wire to windows; `CollectorActor` puts it into Ray."""
 
     def __init__(
-        self, url: str, products: list[Product], root: str | None, config: ConnectionConfig
+        self,
+        url: str,
+        products: list[Product],
+        root: str | None,
+        config: ConnectionConfig,
+        source: str | None = None,
     ) -> None:
+        """Collect from `url`; record under `root`, if one is given, as coming from `source`."""
         self._store = Store(root) if root else None
-        self._recorder = Recorder(self._store, self._counts_of) if self._store else None
+        self._recorder = (
+            Recorder(self._store, source or url, self._counts_of) if self._store else None
+        )
         self._streams = {p.id: ProductStream(self._recorder, p) for p in products}
         self._waiting: deque[Closed] = deque(maxlen=_WAITING_ITEMS)
         self._news = asyncio.Event()

@@ -23,6 +23,7 @@ from market.products import Product, product_of
 
 DAY_NS = 86_400 * 1_000_000_000
 FORMAT = "quaver.raw.1"
+SIMULATED = "simulated"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 RAW_SCHEMA = pa.schema(
@@ -61,6 +62,7 @@ class Session(msgspec.Struct, kw_only=True):
     """One unbroken recording into the partition."""
 
     session: str
+    source: str  # Where the frames came from; begins with SIMULATED if no venue sent them.
     parts: list[Part] = []
     gaps: list[Gap] = []
     counts: dict[str, int] = {}  # Duplicates, corrupt frames and more, of its connection.

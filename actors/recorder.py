@@ -58,6 +58,7 @@ class ProductStream:
 class Recorder:
     """Writes raw partitions of several products under a root.
 
+    `source` says where the frames come from, for whoever judges by them later.
     `counts_of` gives a product's counters so far, of which each partition keeps what was counted
     while it was recorded. `part_rows` bounds how much of a product is held before it is written.
     """
@@ -65,10 +66,12 @@ class Recorder:
     def __init__(
         self,
         store: Store,
+        source: str,
         counts_of: Callable[[str], dict[str, int]] = lambda product_id: {},
         part_rows: int = PART_ROWS,
     ) -> None:
         self._store = store
+        self._source = source
         self._counts_of = counts_of
         self._part_rows = part_rows
         self._open: dict[str, _Partition] = {}
@@ -111,7 +114,8 @@ class Recorder:
         self._raise_failed()
 
     def _begin(self, product: Product, day: int, session_ns: int) -> "_Partition":
-        partition = _Partition(product, day, session_ns, self._counts_of(product.id))
+        session = Session(session=f"{session_ns:020d}", source=self._source)
+        partition = _Partition(product, day, session, self._counts_of(product.id))
         self._open[product.id] = partition
         return partition
 
@@ -128,7 +132,9 @@ class Recorder:
 class _Partition:
     """The partition being written of one product; `write` runs in the recorder's thread."""
 
-    def __init__(self, product: Product, day: int, session_ns: int, counts: dict[str, int]) -> None:
+    def __init__(
+        self, product: Product, day: int, session: Session, counts: dict[str, int]
+    ) -> None:
         self.product = product
         self.day = day
         self.pending_rows = 0
@@ -136,7 +142,7 @@ class _Partition:
         self._counted_before = counts
         self._superseded: set[str] = set()  # Parts of an earlier recording of the same session.
         self._pending: list[NDArray[np.void]] = []
-        self._session = Session(session=f"{session_ns:020d}", parts=[], gaps=[], counts={})
+        self._session = session
 
     def add(self, events: NDArray[np.void]) -> None:
         self._pending.append(events)

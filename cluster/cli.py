@@ -200,7 +200,7 @@ def report(
 
     chosen, store = load_config(config, set_ or []), Store(data)
     with Display(_console) as display, display.stage("judge") as stage:
-        judged = stages.judge(store, chosen, name, f"recorded market data in {data}", stage)
+        judged = stages.judge(store, chosen, name, stage)
     stages.print_summary(judged, stages.write_report_to(store, judged), _console)
 
 

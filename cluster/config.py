@@ -21,7 +21,6 @@ from tune.config import SweepConfig, TrainConfig
 from tune.models import SeedConfig
 
 LIVE_FEED = "wss://advanced-trade-ws.coinbase.com"
-SIMULATED = "simulated"
 
 _Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 

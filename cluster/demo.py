@@ -27,7 +27,6 @@ def run_demo(config: Config, out: Path, console: Console) -> None:
     _clear(out)
     store = Store(str(out))
     ports = app.free_ports()
-    source = f"simulated exchange, seed {config.demo.market.seed}, {config.demo.hours:g} hours"
     with Display(console) as display, ExitStack() as stack:
         with display.stage("start Ray") as stage:
             session = ray_session(config.ray_address, app.ray_environment(ports))
@@ -39,7 +38,7 @@ def run_demo(config: Config, out: Path, console: Console) -> None:
         with display.stage("sweep") as stage:
             stages.sweep(store, config, _SWEEP, False, stage)
         with display.stage("judge") as stage:
-            judged = stages.judge(store, config, _SWEEP, source, stage)
+            judged = stages.judge(store, config, _SWEEP, stage)
         with display.stage("serve and trade") as stage:
             samples = load_samples(store, config.fees)
             test = samples.select(split_by_time(samples.beat, config.split)["test"])

@@ -14,8 +14,9 @@ from rich.live import Live as LiveDisplay
 from rich.table import Table
 
 from actors.collector import CollectorActor
+from actors.raw import SIMULATED
 from actors.store import Store
-from cluster.config import SIMULATED, Config
+from cluster.config import Config
 from cluster.progress import Stage
 from cluster.session import ray_session
 from cluster.stages import PRODUCT_IDS, model_path
@@ -68,6 +69,7 @@ def serving(
         [product(p) for p in products],
         store.root if record else None,
         config.connection,
+        SIMULATED if config.feed_url == SIMULATED else None,
     )
     execution = ExecutionConfig(
         products=products,

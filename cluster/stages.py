@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from actors.collector import CollectorActor
-from actors.raw import day_of, partitions
+from actors.raw import SIMULATED, day_of, partitions, read_manifest
 from actors.store import Store
 from cluster.config import Config
 from cluster.progress import Stage
@@ -82,7 +82,11 @@ def collect_simulated(config: Config, store: Store, stage: Stage) -> int:
     url = ray.get(exchange.start.remote())
     connection = msgspec.structs.replace(config.connection, follow_end=True)
     collector = CollectorActor.remote(
-        url, [product(p) for p in config.demo.products], store.root, connection
+        url,
+        [product(p) for p in config.demo.products],
+        store.root,
+        connection,
+        f"{SIMULATED} exchange, seed {config.demo.market.seed}",
     )
     ray.get(collector.start.remote())
     finished, start_ns = collector.finished.remote(), 0
@@ -154,7 +158,7 @@ def model_path(store: Store, name: str) -> str:
     return path
 
 
-def judge(store: Store, config: Config, name: str, source: str, stage: Stage) -> ReportData:
+def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
     """Score the best model of a sweep on the test split, and trade that split with it."""
     model, _ = load_model(store.read(model_path(store, name)), products=PRODUCT_IDS)
     samples = load_samples(store, config.fees)
@@ -186,12 +190,13 @@ def judge(store: Store, config: Config, name: str, source: str, stage: Stage) ->
         for p in traded
     ]
     stage.update(4, 4, f"{len(test):,} samples, {study.model.orders:,} orders")
+    sources = _sources(store, windows)
     return ReportData(
         name=name,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         data=Data(
-            source=source,
-            simulated=source.startswith("simulated"),
+            source=", ".join(sources),
+            simulated=any(source.startswith(SIMULATED) for source in sources),
             products=traded,
             first_beat=int(test.beat.min()),
             last_beat=int(test.beat.max()),
@@ -213,6 +218,16 @@ def _windows_between(store: Store, product_id: str, first: int, last: int) -> ND
     within = [d for d in days if min(wanted) <= d <= max(wanted)]
     windows = np.concatenate([read_windows(store, product_id, day) for day in within])
     return windows[(windows["beat"] >= first) & (windows["beat"] <= last)]
+
+
+def _sources(store: Store, windows: dict[str, NDArray[np.void]]) -> list[str]:
+    """Where the frames behind these windows came from, as their raw partitions say."""
+    found: set[str] = set()
+    for product_id, rows in windows.items():
+        for day in {day_of(int(beat) * BEAT_NS) for beat in (rows["beat"][0], rows["beat"][-1])}:
+            manifest = read_manifest(store, product_id, day)
+            found |= {session.source for session in manifest.sessions} if manifest else set()
+    return sorted(found) or ["unknown: the raw partitions are gone"]
 
 
 def _product_score(

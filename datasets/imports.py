@@ -56,7 +56,7 @@ def import_capture(
     decode = FORMATS[wire_format]
     products, skipped = _products(path, increments)
     reader = Reader(decode, products)
-    recorder = Recorder(store, reader.counts_of)
+    recorder = Recorder(store, f"{wire_format} capture", reader.counts_of)
     streams = {p.id: ProductStream(recorder, p) for p in products.values()}
     frames = 0
     try:

@@ -193,7 +193,7 @@ def record(
     """Frames into raw partitions; with `end` false the recording breaks off without an END."""
     listing = products or listed(*product_ids)
     reader = Reader(decode, listing)
-    recorder = Recorder(store, reader.counts_of, part_rows)
+    recorder = Recorder(store, "a made-up venue", reader.counts_of, part_rows)
     streams = {name: ProductStream(recorder, listing[name]) for name in listing}
     try:
         for frame in frames:
