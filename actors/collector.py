@@ -59,32 +59,43 @@ class Collector:
             )
         self._run: asyncio.Task[None] | None = None
         self._ended = False
+        self._consumer = 0  # The newest caller of `stream`.
 
     async def start(self) -> None:
         """Connect and begin to record; returns at once."""
         self._run = asyncio.create_task(self._collect())
 
     async def stream(self) -> AsyncIterator[Closed]:
-        """Yield the windows of each beat as they close, until the market ends or `stop`."""
-        while True:
-            while self._waiting:
+        """Yield the windows of each beat as they close, until the market ends or `stop`.
+
+        There is one consumer: a new one takes over, and the generator of the one before ends.
+        Raises what made collecting fail.
+        """
+        self._consumer += 1
+        me = self._consumer
+        self._news.set()
+        while me == self._consumer:
+            while self._waiting and me == self._consumer:
                 yield self._waiting.popleft()
             if self._ended:
+                await self.finished()
                 return
             self._news.clear()
             await self._news.wait()
 
     async def finished(self) -> None:
-        """Wait until the market has ended and everything is written; raise what went wrong."""
+        """Wait until collecting is over and everything is written; raise what went wrong."""
         if self._run:
-            await asyncio.shield(self._run)
+            await asyncio.wait([self._run])
+            if not self._run.cancelled():
+                self._run.result()
 
     async def stop(self) -> None:
-        """Stop reading and write what is left."""
-        if self._run and not self._run.done():
+        """Stop reading and write what is left; raise what went wrong."""
+        if self._run:
             self._run.cancel()
-            await asyncio.gather(self._run, return_exceptions=True)
         self._end()
+        await self.finished()
 
     async def status(self) -> dict[str, Any]:
         """Return counts of the readers and of the windows, and each connection's state."""
@@ -94,6 +105,7 @@ class Collector:
         synced = sum(stream.builder.synced for stream in self._streams.values())
         return {
             "connections": [connection.state.value for connection in self._connections],
+            "last_error": next((c.last_error for c in self._connections if c.last_error), None),
             "synced": synced,
             "products": len(self._streams),
             "rows": self._recorder.rows if self._recorder else 0,

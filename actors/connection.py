@@ -5,6 +5,7 @@ but asks again for one that is no longer known (section 2, rule 5).
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from market.errors import QuaverError
 MAX_LEVEL2_PRODUCTS = 25  # The venue refuses a 31st product on a connection, then stays silent.
 _MAX_FRAME_BYTES = 64 << 20  # A BTC-USD snapshot alone is about 5 MB.
 _FIRST_BACKOFF_S = 0.5
+_ASKS_BEFORE_RECONNECT = 2
+_RAREST_ASK_S = 600.0
 _LOST = (ConnectionClosed, InvalidHandshake, OSError, TimeoutError)
 
 
@@ -49,8 +52,8 @@ class ConnectionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         float,
         msgspec.Meta(
             gt=0,
-            description="ask again for a book that has not come by then; after a second wait in "
-            "vain, reconnect",
+            description="ask again for a book that has not come by then; if none has come after a "
+            "second wait, reconnect",
         ),
     ] = 15.0
     max_backoff_s: Annotated[
@@ -59,6 +62,16 @@ class ConnectionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     follow_end: Annotated[
         bool, msgspec.Meta(description="a normal close ends the recording (a replayed market)")
     ] = False
+
+
+def check_url(url: str) -> None:
+    """Raise a QuaverError if this is no websocket address."""
+    try:
+        parse_uri(url)
+    except InvalidURI:
+        raise QuaverError(
+            f"{url!r} is no websocket address; write it like wss://host or ws://host:port"
+        ) from None
 
 
 class Connection:
@@ -77,13 +90,9 @@ class Connection:
             raise QuaverError(
                 f"a connection takes 1 to {MAX_LEVEL2_PRODUCTS} products, got {len(product_ids)}"
             )
-        try:
-            parse_uri(url)
-        except InvalidURI:
-            raise QuaverError(
-                f"{url!r} is no websocket address; write it like wss://host or ws://host:port"
-            ) from None
+        check_url(url)
         self.state = ConnectionState.CONNECTING
+        self.last_error: str | None = None
         self._url = url
         self._product_ids = product_ids
         self._reader = reader
@@ -99,14 +108,15 @@ class Connection:
             try:
                 await self._session()
             except _LOST as e:
-                streamed = self.state is ConnectionState.STREAMING
-                if streamed and self._config.follow_end and isinstance(e, ConnectionClosedOK):
+                if self._config.follow_end and isinstance(e, ConnectionClosedOK):
                     self.state = ConnectionState.CLOSED_BY_VENUE
                     return
-                self.state = ConnectionState.RECONNECTING
-                failures = 0 if streamed else failures + 1
-                if streamed:
+                self.last_error = f"{type(e).__name__}: {e}"
+                # A venue that accepts and then refuses counts as failing, however often it answers.
+                failures = 0 if self._any_synced() else failures + 1
+                if self.state is ConnectionState.STREAMING:
                     self._on_events(self._reader.disconnected(time.time_ns()))
+                self.state = ConnectionState.RECONNECTING
             # Full jitter, so that many connections that were lost together come back apart.
             bound_s = min(self._config.max_backoff_s, _FIRST_BACKOFF_S * 2 ** min(failures, 16))
             await asyncio.sleep(random.uniform(0, bound_s))
@@ -125,24 +135,34 @@ class Connection:
                     data = await socket.recv(decode=False)
                 self.state = ConnectionState.STREAMING
                 self._on_events(self._reader.frame(data, time.time_ns()))
-                await self._resync(socket)
+                with contextlib.suppress(ConnectionClosed):
+                    # `recv` says so too, but only once what had arrived before has been read.
+                    await self._resync(socket)
 
     async def _resync(self, socket: ClientConnection) -> None:
-        """Ask anew, in one request, for the books that are not synced or did not come in time."""
+        """Ask anew, in one request, for the books that are not synced or did not come in time.
+
+        A book that does not come is asked for ever more rarely; if none comes, reconnect.
+        """
         now, wanted = time.monotonic(), []
         for product_id in self._product_ids:
             asked_at, times = self._asked.get(product_id, (0.0, 0))
             if self._synced(product_id):
                 self._asked.pop(product_id, None)
-            elif times == 0 or now - asked_at > self._config.snapshot_s:
-                if times >= 2:
-                    raise TimeoutError(f"no book of {product_id} after {times} requests")
+            elif now - asked_at > min(_RAREST_ASK_S, self._config.snapshot_s * 2 ** (times - 1)):
                 wanted.append(product_id)
                 self._asked[product_id] = now, times + 1
+        if any(self._asked[p][1] > _ASKS_BEFORE_RECONNECT for p in wanted) and (
+            not self._any_synced()
+        ):
+            raise TimeoutError(f"no book came of {', '.join(wanted)}")
         if wanted:
             # Repeating a subscribe brings no snapshot; unsubscribing first does.
             await self._ask(socket, "unsubscribe", "level2", wanted)
             await self._ask(socket, "subscribe", "level2", wanted)
+
+    def _any_synced(self) -> bool:
+        return any(self._synced(product_id) for product_id in self._product_ids)
 
     async def _ask(
         self, socket: ClientConnection, action: str, channel: str, product_ids: list[str]

@@ -22,7 +22,7 @@ from market.events import EVENT, Kind, Reason, mark
 from market.products import Product, product_of
 
 DAY_NS = 86_400 * 1_000_000_000
-FORMAT = "quaver.raw.1"
+FORMAT = "quaver.raw.2"
 SIMULATED = "simulated"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from actors.raw import (
     DAY_NS,
+    SIMULATED,
     Manifest,
     Part,
     Session,
@@ -31,6 +32,7 @@ from market.products import Product
 from market.windows import WindowBuilder
 
 PART_ROWS = 200_000
+PART_NS = 15 * 60 * 1_000_000_000  # Of event time, so that the same frames make the same parts.
 
 
 class ProductStream:
@@ -102,7 +104,8 @@ class Recorder:
             partition = self._begin(product, day, int(events["ns"][0]))
         partition.add(events)
         self.rows += len(events)
-        if partition.pending_rows >= self._part_rows:
+        waited_ns = int(events["ns"][-1]) - partition.pending_since_ns
+        if partition.pending_rows >= self._part_rows or waited_ns >= PART_NS:
             self._write(partition)
 
     def close(self) -> None:
@@ -138,13 +141,17 @@ class _Partition:
         self.product = product
         self.day = day
         self.pending_rows = 0
+        self.pending_since_ns = 0
         self.ended = False
+        self._lost_a_part = False
         self._counted_before = counts
         self._superseded: set[str] = set()  # Parts of an earlier recording of the same session.
         self._pending: list[NDArray[np.void]] = []
         self._session = session
 
     def add(self, events: NDArray[np.void]) -> None:
+        if not self._pending:
+            self.pending_since_ns = int(events["ns"][0])
         self._pending.append(events)
         self.pending_rows += len(events)
         self.ended = bool(events["kind"][-1] == Kind.END)
@@ -155,9 +162,15 @@ class _Partition:
         return events
 
     def write(self, store: Store, events: NDArray[np.void], counts: dict[str, int]) -> None:
-        """Write one part, then the manifest that lists it."""
+        """Write one part, then the manifest that lists it.
+
+        Nothing follows a part that could not be written: without it the rest cannot be rebuilt.
+        """
+        if self._lost_a_part:
+            return
+        self._lost_a_part = True
         product, day = self.product, day_of(self.day * DAY_NS)
-        session = self._session
+        folder, session = partition_path(product.id, day), self._session
         if len(events):
             data = encode_part(events, product)
             part = Part(
@@ -167,8 +180,9 @@ class _Partition:
                 last_ns=int(events["ns"].max()),
                 sha256=sha256(data),
             )
-            session.parts.append(part)
-            session.gaps += gaps_of(events)
+            session = msgspec.structs.replace(
+                session, parts=[*session.parts, part], gaps=[*session.gaps, *gaps_of(events)]
+            )
         session.counts = {k: n - self._counted_before.get(k, 0) for k, n in counts.items()}
         manifest = read_manifest(store, product.id, day) or Manifest(
             product=product.id,
@@ -178,7 +192,6 @@ class _Partition:
             base_min_size=f"{product.base_min_size:f}",
         )
         _check_fits(manifest, session, product)
-        folder = partition_path(product.id, day)
         if len(events):
             store.write(f"{folder}/{part.name}", data)
         for other in [s for s in manifest.sessions if s.session == session.session]:
@@ -186,6 +199,7 @@ class _Partition:
             manifest.sessions.remove(other)
         manifest.sessions = sorted([*manifest.sessions, session], key=lambda s: s.session)
         write_manifest(store, manifest)
+        self._session, self._lost_a_part = session, False
         for name in self._superseded - {p.name for p in session.parts}:
             store.delete(f"{folder}/{name}")
 
@@ -198,6 +212,11 @@ def _check_fits(manifest: Manifest, session: Session, product: Product) -> None:
             f"{manifest.base_increment}; use the same, or another root"
         )
     for other in manifest.sessions:
+        if other.source.startswith(SIMULATED) != session.source.startswith(SIMULATED):
+            raise QuaverError(
+                f"{where} already holds frames of another kind ({other.source}); simulated and "
+                "real ones do not mix, use another root"
+            )
         apart = session.first_ns >= other.last_ns or session.last_ns <= other.first_ns
         if other.session != session.session and not apart:
             raise QuaverError(

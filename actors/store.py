@@ -6,6 +6,8 @@ object appears with its completed upload. Credentials come from the usual AWS en
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from pyarrow import ArrowException, fs
@@ -17,11 +19,12 @@ class Store:
     """A root under which paths like `raw/product=BTC-USD/day=2026-08-09/x` are read and written."""
 
     def __init__(self, root: str) -> None:
-        self.root = root
         if "://" in root and not root.startswith("s3://"):
             raise QuaverError(f"{root!r} is no data root; give a folder or s3://bucket/prefix")
         self.is_local = not root.startswith("s3://")
         self._local = Path(root).absolute()
+        # Absolute, because the workers of a Ray that is shared run in a folder of their own.
+        self.root = str(self._local) if self.is_local else root
         try:
             if self.is_local:
                 self._fs, self._base = fs.LocalFileSystem(), str(self._local)
@@ -48,35 +51,54 @@ class Store:
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         """Put a file in place, whole; QuaverError if the root does not take it."""
-        try:
+        with self._named("write", path):
             if self.is_local:
                 self._write_local(self._local / path, data)
             else:
                 with self._fs.open_output_stream(self.full_path(path)) as out:
                     out.write(data)
-        except (ArrowException, OSError) as e:
-            raise QuaverError(f"cannot write {path} under {self.root}: {e}") from None
 
     def read(self, path: str) -> bytes:
-        """Return a file's bytes; FileNotFoundError if there is none."""
-        with self._fs.open_input_file(self.full_path(path)) as f:
+        """Return a file's bytes; FileNotFoundError if there is none, QuaverError as all others."""
+        with (
+            self._named("read", path, passing=FileNotFoundError),
+            self._fs.open_input_file(self.full_path(path)) as f,
+        ):
             return bytes(f.read())
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at this path."""
-        return bool(self._fs.get_file_info(self.full_path(path)).type == fs.FileType.File)
+        with self._named("look for", path):
+            return bool(self._fs.get_file_info(self.full_path(path)).type == fs.FileType.File)
 
     def delete(self, path: str) -> None:
         """Remove a file if it is there."""
         if self.exists(path):
-            self._fs.delete_file(self.full_path(path))
+            with self._named("delete", path):
+                self._fs.delete_file(self.full_path(path))
 
     def files(self, under: str) -> list[str]:
         """Return the paths of all files under a folder, sorted; temporary ones left out."""
         selector = fs.FileSelector(self.full_path(under), recursive=True, allow_not_found=True)
-        found = (i.path for i in self._fs.get_file_info(selector) if i.type == fs.FileType.File)
+        with self._named("list", under):
+            found = [i.path for i in self._fs.get_file_info(selector) if i.type == fs.FileType.File]
         base = len(self._base) + 1
         return sorted(p[base:] for p in found if not PurePosixPath(p).name.startswith("."))
+
+    @contextmanager
+    def _named(
+        self, doing: str, path: str, passing: type[OSError] | tuple[()] = ()
+    ) -> Iterator[None]:
+        """Turn what the file system raises, but for `passing`, into an error that says where."""
+        try:
+            yield
+        except passing:
+            raise
+        except (ArrowException, OSError) as e:
+            raise QuaverError(
+                f"cannot {doing} {path} under {self.root}: {e}; check that this root is the right "
+                "one, that it can be reached and that you have the rights"
+            ) from None
 
     @staticmethod
     def _write_local(target: Path, data: bytes | memoryview) -> None:

@@ -5,10 +5,11 @@ Exit codes: 0 done, 1 something the user can mend (one line says what), 130 stop
 
 import signal
 import sys
+import textwrap
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+_RAY_LOGS = "/tmp/ray/session_latest/logs"
 _USAGE, _STOPPED = 2, 130  # Exit codes of the command line library.
 # Held, because Ray's sessions turn `sys.stdout` to their log.
 _console = Console(file=sys.stdout)
@@ -246,13 +248,24 @@ def main() -> None:
     try:
         app()
     except QuaverError as e:
-        said = str(getattr(e, "cause", e))  # From another process it comes inside Ray's own.
-        _errors.print(f"[bold red]error:[/] {escape(said)}", soft_wrap=True, highlight=False)
-        sys.exit(1)
+        _fail(str(getattr(e, "cause", e)))  # From another process it comes inside Ray's own.
     except SystemExit as e:
         if e.code == _STOPPED:
             _errors.print("stopped")
         sys.exit(1 if e.code == _USAGE else e.code)
+    except Exception as e:
+        from ray.exceptions import RayError, RayTaskError
+
+        # A task's error is one in our code: its traceback is the only one that there is.
+        if not isinstance(e, RayError) or isinstance(e, RayTaskError):
+            raise
+        why = textwrap.shorten((str(e).splitlines() or [type(e).__name__])[-1], 200)
+        _fail(f"a Ray process died: {why}; its log is in {_RAY_LOGS}")
+
+
+def _fail(said: str) -> NoReturn:
+    _errors.print(f"[bold red]error:[/] {escape(said)}", soft_wrap=True, highlight=False)
+    sys.exit(1)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

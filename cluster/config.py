@@ -5,22 +5,28 @@ and turns what a user wrote into them, with errors that name the key and what it
 """
 
 import difflib
+import math
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
-from actors.connection import ConnectionConfig
+from actors.connection import ConnectionConfig, check_url
+from actors.raw import SIMULATED
 from market.actions import Fees
 from market.errors import QuaverError
 from market.products import UNIVERSE, product
 from market.trader import TraderConfig
 from sim.market_model import MarketConfig
-from tune.config import SweepConfig, TrainConfig
+from tune.config import SweepConfig, TrainConfig, variants
 from tune.models import SeedConfig
 
 LIVE_FEED = "wss://advanced-trade-ws.coinbase.com"
+
+_REPLACED = "sweep.grid"  # A table that is one value: another one takes its place.
+_OPEN = "sweep.trial_resources."  # A table that takes keys it does not have, and keeps the others.
 
 _Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
@@ -95,15 +101,32 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
         _merge(values, _read(path), str(path))
     for override in overrides:
         _merge(values, _parse(override), f"--set {override}")
+    for name, number in _numbers(values):
+        if not math.isfinite(number):
+            raise QuaverError(f"configuration: {name} is {number}; give a finite number")
     try:
         config = msgspec.convert(values, Config)
     except msgspec.ValidationError as e:
         raise QuaverError(f"configuration: {e}") from None
-    for product_id in (*config.products, *config.demo.products):
-        product(product_id)
+    _check(config)
+    return config
+
+
+def _check(config: Config) -> None:
+    """Raise a QuaverError for what the types alone do not say."""
+    for name, ids in (("products", config.products), ("demo.products", config.demo.products)):
+        for product_id in ids:
+            product(product_id)
+            if ids.count(product_id) > 1:
+                raise QuaverError(f"configuration: {name} has {product_id} more than once")
+    if config.feed_url != SIMULATED:
+        try:
+            check_url(config.feed_url)
+        except (QuaverError, ValueError) as e:
+            raise QuaverError(f"configuration: feed_url: {e}; or {SIMULATED}") from None
+    variants(config.sweep)
     if abs(sum(config.split) - 1) > 1e-9:
         raise QuaverError(f"configuration: split {config.split} must sum to 1")
-    return config
 
 
 def as_toml(config: Config) -> str:
@@ -116,7 +139,7 @@ def as_toml(config: Config) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    except (OSError, ValueError) as e:  # Of TOML, of its encoding or of a number too long.
         raise QuaverError(f"configuration {path} cannot be read: {e}") from None
 
 
@@ -126,7 +149,7 @@ def _parse(override: str) -> dict[str, Any]:
         raise QuaverError(f"--set {override!r} is not KEY=VALUE, for example fees.taker_bps=60")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         value = text  # A bare word is a string.
     for part in reversed(key.strip().split(".")):
         value = {part: value}
@@ -136,17 +159,28 @@ def _parse(override: str) -> dict[str, Any]:
 def _merge(into: dict[str, Any], given: dict[str, Any], source: str, above: str = "") -> None:
     for key, value in given.items():
         name = f"{above}{key}"
-        if key not in into:
+        if key not in into and above != _OPEN:
             near = difflib.get_close_matches(key, into, n=1, cutoff=0.0)
             hint = f"; did you mean {above}{near[0]}?" if near else ""
             raise QuaverError(f"{source}: there is no key {name}{hint}")
-        # A grid is one value: giving another replaces it.
-        if isinstance(into[key], dict) and name != "sweep.grid":
+        if isinstance(into.get(key), dict) and name != _REPLACED:
             if not isinstance(value, dict):
                 raise QuaverError(f"{source}: {name} is a table of keys, not a value")
             _merge(into[key], value, source, f"{name}.")
         else:
             into[key] = value
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every float with the dotted name of its key."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _numbers(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _numbers(inner, name)
 
 
 def _write(table: dict[str, Any], name: str, lines: list[str]) -> None:

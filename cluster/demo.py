@@ -50,10 +50,21 @@ def run_demo(config: Config, out: Path, console: Console) -> None:
 
 def _clear(out: Path) -> None:
     """Empty the demo's own folder; refuse one that holds anything else."""
-    if out.exists() and any(out.iterdir()) and not (out / _MARKER).exists():
+    marker = out / _MARKER
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        children = [child for child in out.iterdir() if child != marker]
+        if children and not marker.exists():
+            raise QuaverError(
+                f"{out} holds files that are not the demo's; give another folder with --out"
+            )
+        for child in children:
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            else:
+                child.unlink()
+        marker.write_text("Written by quaver demo; the next run replaces what is in this folder.\n")
+    except OSError as e:
         raise QuaverError(
-            f"{out} holds files that are not the demo's; give another folder with --out"
-        )
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    (out / _MARKER).write_text("Written by quaver demo; the next run replaces this folder.\n")
+            f"cannot use {out} as the demo's folder: {e}; give another folder with --out"
+        ) from None

@@ -26,7 +26,7 @@ from market.errors import QuaverError
 from market.features import LOOKBACK_BEATS
 from market.products import product
 from serve_app import app
-from serve_app.execution import ExecutionConfig
+from serve_app.executor import ExecutionConfig
 from sim.actor import ExchangeActor
 from sim.exchange import ExchangeConfig
 from sim.report import Live
@@ -82,34 +82,51 @@ def serving(
         ray.get(collector.start.remote())
         yield Serving(app.start(model, execution, ports), collector)
     finally:
-        app.stop()
+        # The recording first: an impatient second Ctrl-C must not cost it.
         ray.get(collector.stop.remote())
+        app.stop()
         ray.kill(collector)
 
 
 def run_serve(config: Config, store: Store, name: str, record: bool, console: Console) -> None:
-    """Serve and trade until Ctrl-C, showing what happens."""
-    model_path(store, name)
+    """Serve and trade until Ctrl-C or until collecting fails, showing what happens."""
+    if record and config.feed_url == SIMULATED:
+        raise QuaverError("--record is for a venue's feed: what is simulated is not worth keeping")
+    _, meta = load_model(store.read(model_path(store, name)), products=PRODUCT_IDS)
+    if meta.fees != config.fees:
+        raise QuaverError(
+            f"the model of sweep {name} was trained for {meta.fees}, the configuration says "
+            f"{config.fees}; set [fees] as they were, or sweep again"
+        )
+    wanted = config.demo.products if config.feed_url == SIMULATED else config.products
+    if not (traded := tuple(p for p in wanted if p in meta.trained)):
+        raise QuaverError(
+            f"the model of sweep {name} was trained for {', '.join(meta.trained)}, "
+            "none of which is in `products`"
+        )
+    if left_out := [p for p in wanted if p not in traded]:
+        console.print(f"not traded, unknown to the model: {', '.join(left_out)}", soft_wrap=True)
     ports = app.free_ports(config.serve.port)
     console.print(f"starting; windows come from {config.feed_url}", soft_wrap=True)
     with (
         ray_session(config.ray_address, app.ray_environment(ports)),
-        _feed(config) as (url, products),
-        serving(config, store, name, url, products, ports, record=record) as running,
+        _feed(config) as url,
+        serving(config, store, name, url, traded, ports, record=record) as running,
         LiveDisplay(console=console, refresh_per_second=2) as display,
     ):
         if not console.is_terminal:
             console.print(f"serving on {running.url}", soft_wrap=True, highlight=False)
-        while True:
+        over = running.collector.finished.remote()
+        while not ray.wait([over], timeout=_POLL_S)[0]:
             display.update(_table(running))
-            time.sleep(_POLL_S)
+        ray.get(over)
 
 
 @contextmanager
-def _feed(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the feed's address and products; the simulated market is started and stopped here."""
+def _feed(config: Config) -> Iterator[str]:
+    """Yield the feed's address; the simulated market is started and stopped here."""
     if config.feed_url != SIMULATED:
-        yield config.feed_url, config.products
+        yield config.feed_url
         return
     # Its time starts now and runs ahead of ours, so that no window is ever too old to trade on.
     exchange = ExchangeActor.remote(
@@ -121,7 +138,7 @@ def _feed(config: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
         )
     )
     try:
-        yield ray.get(exchange.start.remote()), config.demo.products
+        yield ray.get(exchange.start.remote())
     finally:
         ray.kill(exchange)
 
@@ -135,12 +152,12 @@ def trade_simulated(
     """
     stage.update(0, 1, "starting the exchange, the collector and Serve")
     with (
-        _feed(msgspec.structs.replace(config, feed_url=SIMULATED)) as (url, products),
-        serving(config, store, name, url, products, ports) as running,
+        _feed(msgspec.structs.replace(config, feed_url=SIMULATED)) as url,
+        serving(config, store, name, url, config.demo.products, ports) as running,
     ):
         checked = _check_predictions(running.url, store, name, test)
         health = _wait_for_beats(running, config, stage)
-        return _live(health, _get(running.url, "/v1/positions"), config), checked
+        return _live(health, _answer(running.url, "/v1/positions"), config), checked
 
 
 def _check_predictions(url: str, store: Store, name: str, test: Samples) -> int:
@@ -174,7 +191,7 @@ def _wait_for_beats(running: Serving, config: Config, stage: Stage) -> dict[str,
     products, wanted = len(config.demo.products), config.demo.live_beats
     seen, seen_at = -1, time.monotonic()
     while True:
-        health = _get(running.url, "/health")["execution"]
+        health = _answer(running.url, "/health")["execution"]
         decided = health["predictions"] // products
         warm_up = min(health["beats"], LOOKBACK_BEATS)
         note = (
@@ -215,28 +232,54 @@ def _live(health: dict[str, Any], positions: dict[str, Any], config: Config) -> 
 
 
 def _table(running: Serving) -> Table:
-    health, status = _get(running.url, "/health"), ray.get(running.collector.status.remote())
-    trading, positions = health["execution"], _get(running.url, "/v1/positions")
-    table = Table(title=f"{running.url}  (paper account; Ctrl-C stops)", show_header=False)
+    health, positions = _get(running.url, "/health"), _get(running.url, "/v1/positions")
+    status = ray.get(running.collector.status.remote())
     counts = status["counts"]
-    rows = {
-        "feed": f"{', '.join(status['connections'])}; {status['synced']} of {status['products']} "
-        f"books synced; {counts.get('gaps', 0)} gaps, {counts.get('corrupt', 0)} corrupt",
-        "windows": f"{counts.get('windows', 0):,}, valid {counts.get('valid windows', 0):,}",
-        "trading": f"{trading['stream']['state']}; {trading['beats']} beats, "
-        f"{trading['predictions']:,} predictions, {trading['orders']} orders, "
-        f"{trading['fills']} fills",
-        "blocked": ", ".join(f"{k} {n}" for k, n in trading["blocked"].items()) or "nothing",
-        "equity": f"{float(positions['equity_usd']):,.2f} USD "
-        f"({float(positions['equity_usd']) - float(positions['held_usd']):+,.2f} against holding)",
-        "last error": trading["last_error"] or "none",
-    }
-    for name, text in rows.items():
-        table.add_row(name, text)
+    table = Table(title=f"{running.url}  (paper account; Ctrl-C stops)", show_header=False)
+    table.add_row(
+        "feed",
+        f"{', '.join(status['connections'])}; {status['synced']} of {status['products']} books "
+        f"synced; {counts.get('gaps', 0)} gaps, {counts.get('corrupt', 0)} corrupt; last error: "
+        f"{status['last_error'] or 'none'}",
+    )
+    table.add_row(
+        "windows",
+        f"{counts.get('windows', 0):,}, valid {counts.get('valid windows', 0):,}, lost to slow "
+        f"trading {counts.get('items dropped for a slow consumer', 0)}",
+    )
+    if health is None or positions is None:
+        table.add_row("trading", "no answer")
+        return table
+    trading = health["execution"]
+    table.add_row(
+        "trading",
+        f"{trading['stream']['state']}; {trading['beats']} beats, {trading['predictions']:,} "
+        f"predictions, {trading['orders']} orders, {trading['fills']} fills; last error: "
+        f"{trading['last_error'] or 'none'}",
+    )
+    blocked = ", ".join(f"{limit} {n}" for limit, n in trading["blocked"].items())
+    table.add_row("blocked", blocked or "nothing")
+    equity, held = float(positions["equity_usd"]), float(positions["held_usd"])
+    table.add_row("equity", f"{equity:,.2f} USD ({equity - held:+,.2f} against holding)")
     return table
 
 
-def _get(url: str, path: str) -> dict[str, Any]:
-    answer = requests.get(f"{url}{path}", timeout=_TIMEOUT_S)
-    answer.raise_for_status()
-    return dict(answer.json())
+def _answer(url: str, path: str) -> dict[str, Any]:
+    """Ask until there is an answer; QuaverError if none comes for a minute."""
+    until = time.monotonic() + _STALLED_S
+    while (answer := _get(url, path)) is None:
+        if time.monotonic() > until:
+            raise QuaverError(f"{url}{path} has not answered for {_STALLED_S:.0f} s")
+        time.sleep(_POLL_S)
+    return answer
+
+
+def _get(url: str, path: str) -> dict[str, Any] | None:
+    """Ask the application; None if it does not answer, which it may not under load."""
+    try:
+        answer = requests.get(f"{url}{path}", timeout=_TIMEOUT_S)
+        content = answer.json()
+    except requests.RequestException:
+        return None
+    said = dict(content)
+    return None if answer.status_code != 200 or "error" in said.get("execution", said) else said

@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
 
 from market.errors import QuaverError
 
@@ -26,28 +27,32 @@ _OBJECT_STORE_BYTES = 512 << 20
 
 
 @contextmanager
-def ray_session(
-    address: str, extra_env: Mapping[str, str] | None = None, *, dashboard: bool = False
-) -> Iterator[Path]:
+def ray_session(address: str, extra_env: Mapping[str, str] | None = None) -> Iterator[Path]:
     """Connect to the Ray at `address`, or start one for `local`; yield its log folder.
 
-    A Ray that was started is stopped at the end, whatever happened.
+    A Ray that was started is stopped at the end, whatever happened. QuaverError if there is none.
     """
+    if address.startswith("ray://"):
+        raise QuaverError(
+            f"{address!r} is for Ray's client, which Quaver does not use; run on a machine of the "
+            "cluster, with ray_address=auto or the cluster's host:port"
+        )
     os.environ.update(_QUIET | dict(extra_env or {}))
-    local = address == "local"
     options: dict[str, object] = {"log_to_driver": False, "logging_level": "error"}
-    if local:
-        options |= {"include_dashboard": dashboard, "object_store_memory": _OBJECT_STORE_BYTES}
+    if address == "local":
+        options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
         context = ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as e:
+        logs = Path(context.address_info["session_dir"]) / "logs"
+        chatter = (logs / "driver.out").open("a")
+    except (OSError, ValueError, RuntimeError, RayError) as e:
+        ray.shutdown()
         raise QuaverError(
-            f"there is no Ray at {address!r}: {e}; start a cluster there or use ray_address=local"
+            f"cannot use a Ray at {address!r}: {e}; start a cluster there or use ray_address=local"
         ) from None
-    logs = Path(context.address_info["session_dir"]) / "logs"
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Ray prints what its processes report to the standard output of whoever started it.
-    with (logs / "driver.out").open("a") as chatter, redirect_stdout(chatter):
+    with chatter, redirect_stdout(chatter):
         try:
             yield logs
         finally:

@@ -34,6 +34,7 @@ from sim.exchange import ExchangeConfig
 from sim.report import Data, ProductScore, ReportData, Sweep, Trial, metrics, render
 from tune.checkpoint import MODEL_FILE, load_model
 from tune.evaluate import evaluate, predict
+from tune.run_folder import check_unseen, folder
 from tune.sweep import RESULTS_FILE, SweepProgress, SweepResult, run_sweep
 
 PRODUCT_IDS = tuple(listed.id for listed in UNIVERSE)
@@ -89,9 +90,11 @@ def collect_simulated(config: Config, store: Store, stage: Stage) -> int:
         f"{SIMULATED} exchange, seed {config.demo.market.seed}",
     )
     ray.get(collector.start.remote())
-    finished, start_ns = collector.finished.remote(), 0
+    finished, exchange_over, start_ns = collector.finished.remote(), exchange.finished.remote(), 0
     while True:
         over, _ = ray.wait([finished], timeout=_POLL_S)
+        if ray.wait([exchange_over], timeout=0)[0]:
+            ray.get(exchange_over)  # Raises what broke it, which the collector would never know.
         status = ray.get(collector.status.remote())
         counts, clock_ns = status["counts"], status["clock_ns"]
         start_ns = start_ns or clock_ns
@@ -104,7 +107,7 @@ def collect_simulated(config: Config, store: Store, stage: Stage) -> int:
         )
         if over:
             break
-    ray.get([finished, exchange.finished.remote()])
+    ray.get(finished)
     for actor in (collector, exchange):
         ray.kill(actor)
     return int(clock_ns)
@@ -149,7 +152,7 @@ def sweep(store: Store, config: Config, name: str, resume: bool, stage: Stage) -
 
 def model_path(store: Store, name: str) -> str:
     """Return where the best model of a sweep lies; QuaverError if there is none."""
-    path = f"runs/{name}/best/{MODEL_FILE}"
+    path = f"{folder(name)}/best/{MODEL_FILE}"
     if not store.exists(path):
         raise QuaverError(
             f"there is no finished sweep {name!r} in {store.root}; "
@@ -163,6 +166,7 @@ def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
     model, _ = load_model(store.read(model_path(store, name)), products=PRODUCT_IDS)
     samples = load_samples(store, config.fees)
     splits = split_by_time(samples.beat, config.split)
+    check_unseen(store, name, config.fees, HORIZON_BEATS, samples, splits)
     train, test = samples.select(splits["train"]), samples.select(splits["test"])
     stage.update(1, 4, f"predicting {len(test):,} test samples")
     values = predict(model, test)
@@ -216,6 +220,11 @@ def _windows_between(store: Store, product_id: str, first: int, last: int) -> ND
     days = [day for p, day in stored(store, "windows") if p == product_id]
     wanted = {day_of(first * BEAT_NS), day_of(last * BEAT_NS)}
     within = [d for d in days if min(wanted) <= d <= max(wanted)]
+    if not within:
+        raise QuaverError(
+            f"there are samples but no windows of {product_id} in {store.root}; "
+            f"run quaver build --data {store.root}"
+        )
     windows = np.concatenate([read_windows(store, product_id, day) for day in within])
     return windows[(windows["beat"] >= first) & (windows["beat"] <= last)]
 
@@ -252,7 +261,7 @@ def _product_score(
 
 
 def _sweep_section(store: Store, name: str) -> Sweep:
-    result = msgspec.json.decode(store.read(f"runs/{name}/{RESULTS_FILE}"), type=SweepResult)
+    result = msgspec.json.decode(store.read(f"{folder(name)}/{RESULTS_FILE}"), type=SweepResult)
     return Sweep(
         metric="validation value captured, bp",
         mode="max",

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from actors.raw import DAY_NS, day_of, day_start_ns, partitions, read_manifest, read_partition
 from actors.store import Store
-from datasets.tables import read_windows, samples_table, write_samples, write_windows
+from datasets.tables import (
+    read_windows,
+    samples_table,
+    stored,
+    table_path,
+    write_samples,
+    write_windows,
+)
 from market.actions import Fees
 from market.errors import QuaverError
 from market.features import LOOKBACK_BEATS, features
@@ -89,6 +96,7 @@ def build(
             f"there are no raw partitions in {store.root}; "
             "record or import some first (quaver import --help)"
         )
+    _drop_orphans(store, found)
     sampled = [(p, day) for p, day in found if product_index(p) is not None]
     total = len(found) + len(sampled)
     results = []
@@ -98,6 +106,13 @@ def build(
             results.append(built)
             on_built(built, total)
     return results
+
+
+def _drop_orphans(store: Store, found: list[tuple[str, str]]) -> None:
+    """Remove windows and samples whose raw partition is gone: nobody would know what they are."""
+    for table in ("windows", "samples"):
+        for product_id, day in set(stored(store, table)) - set(found):
+            store.delete(table_path(table, product_id, day))
 
 
 def _map(store: Store, fees: Fees, stage: str, todo: list[tuple[str, str]]) -> Iterator[Built]:

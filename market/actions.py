@@ -24,7 +24,6 @@ class Action(IntEnum):
 
 
 BUYS = (Action.FORCE_BUY, Action.CLOSE_BUY)
-SELLS = (Action.FORCE_SELL, Action.CLOSE_SELL)
 
 
 class Fees(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

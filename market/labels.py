@@ -16,6 +16,10 @@ from market.windows import WINDOW
 HORIZON_BEATS = 75  # Five minutes.
 TOLERANCE_BPS = 1e-6
 
+# As numba wants them: plain module constants.
+_FORCE_BUY, _CLOSE_BUY = Action.FORCE_BUY, Action.CLOSE_BUY
+_FORCE_SELL, _CLOSE_SELL, _NO_OP = Action.FORCE_SELL, Action.CLOSE_SELL, Action.NO_OP
+
 Floats = NDArray[np.float64]
 
 
@@ -83,16 +87,17 @@ def _search(cash, mid, complete, horizon, out):  # type: ignore[no-untyped-def]
         last = mid[k + horizon]
         short, flat, long = -last, 0.0, last  # Value of holding each inventory at the horizon.
         for j in range(k + horizon - 1, k, -1):
-            force_buy, close_buy = cash[j, 0], cash[j, 1]
-            force_sell, close_sell = cash[j, 2], cash[j, 3]
+            force_buy, close_buy = cash[j, _FORCE_BUY], cash[j, _CLOSE_BUY]
+            force_sell, close_sell = cash[j, _FORCE_SELL], cash[j, _CLOSE_SELL]
             from_short = _better(close_buy, flat, _better(force_buy, flat, short))
             from_flat = _better(close_buy, long, _better(force_buy, long, flat))
             from_flat = _better(close_sell, short, _better(force_sell, short, from_flat))
             from_long = _better(close_sell, flat, _better(force_sell, flat, long))
             short, flat, long = from_short, from_flat, from_long
         scale = 1e4 / mid[k]
-        out[k, 0] = (cash[k, 0] + long) * scale
-        out[k, 1] = (cash[k, 1] + long if cash[k, 1] == cash[k, 1] else flat) * scale
-        out[k, 2] = (cash[k, 2] + short) * scale
-        out[k, 3] = (cash[k, 3] + short if cash[k, 3] == cash[k, 3] else flat) * scale
-        out[k, 4] = flat * scale
+        close_buy, close_sell = cash[k, _CLOSE_BUY], cash[k, _CLOSE_SELL]
+        out[k, _FORCE_BUY] = (cash[k, _FORCE_BUY] + long) * scale
+        out[k, _CLOSE_BUY] = (flat if np.isnan(close_buy) else close_buy + long) * scale
+        out[k, _FORCE_SELL] = (cash[k, _FORCE_SELL] + short) * scale
+        out[k, _CLOSE_SELL] = (flat if np.isnan(close_sell) else close_sell + short) * scale
+        out[k, _NO_OP] = flat * scale

@@ -31,15 +31,19 @@ class TraderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         float, msgspec.Meta(ge=0, description="USD that the account starts with, per product")
     ] = 1_200.0
     min_edge_bps: Annotated[
-        float, msgspec.Meta(description="by how much a prediction must beat NO_OP, bps")
+        float, msgspec.Meta(ge=0, description="by how much a prediction must beat NO_OP, bps")
     ] = 0.0
     limits: Limits = msgspec.field(default_factory=Limits)
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What the trader wants after a beat: `cancel` first, then, once confirmed, `place`."""
+    """What the trader wants after a beat: `cancel` first, then, once confirmed, `place`.
+
+    `keep` is the resting order that the action goes on with, if no limit forbids that.
+    """
 
     action: Action
+    keep: Order | None = None
     place: Order | None = None
     cancel: Order | None = None
 
@@ -79,7 +83,7 @@ class Trader:
             self._day_equity += granted_usd
             self.deposited_usd += granted_usd
         day = int(row["beat"]) // _DAY_BEATS
-        if day != self._day:
+        if day > self._day:  # Another product's last beat of yesterday may come after.
             self._day, self._day_equity = day, self.equity
 
     def decide(
@@ -106,21 +110,14 @@ class Trader:
         action = decide(values, allowed, self.config.min_edge_bps)
         wanted = orders[action]
         if wanted and resting and wanted.post_only and _same_place(wanted, resting):
-            return Decision(action)
+            return Decision(action, keep=resting)
         return Decision(action, place=wanted, cancel=resting)
 
     def admit(self, order: Order, now_ns: int, data_age_s: float) -> str | None:
         """Lock the order's funds and return None, or return the limit or reserve in the way."""
         while self._sent_ns and self._sent_ns[0] <= now_ns - _MINUTE_NS:
             self._sent_ns.popleft()
-        situation = Situation(
-            position_lots=self._bought_lots(order.product_id),
-            unit_lots=self.unit[order.product_id],
-            orders_last_minute=len(self._sent_ns),
-            loss_today_usd=self._day_equity - self.equity,
-            data_age_s=data_age_s,
-        )
-        reason = breached(order, self.ledger, self.config.limits, situation)
+        reason = self._breached(order, len(self._sent_ns), data_age_s)
         if reason is None and not self.ledger.affords(order):
             reason = "free_reserves"
         if reason is None:
@@ -128,6 +125,23 @@ class Trader:
             self._sent_ns.append(now_ns)
             self.orders_sent += 1
         return reason
+
+    def limit(self, order: Order, data_age_s: float) -> str | None:
+        """Return the limit that a resting order may not be kept under, None if it may.
+
+        Keeping sends nothing, so the order rate does not count.
+        """
+        return self._breached(order, 0, data_age_s)
+
+    def _breached(self, order: Order, orders_last_minute: int, data_age_s: float) -> str | None:
+        situation = Situation(
+            position_lots=self._bought_lots(order.product_id),
+            unit_lots=self.unit[order.product_id],
+            orders_last_minute=orders_last_minute,
+            loss_today_usd=self._day_equity - self.equity,
+            data_age_s=data_age_s,
+        )
+        return breached(order, self.ledger, self.config.limits, situation)
 
     def filled(self, order_id: str, price_ticks: int, lots: int) -> None:
         """Book a fill, whole or in part."""

@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from market.book import BUCKETS, fill_buckets, set_level, sort_levels
-from market.events import ASK, BID, EVENT, Kind, Reason
+from market.events import ASK, BID, BUY, EVENT, Kind, Reason
 
 BEAT_NS = 4_000_000_000
 
@@ -51,6 +51,13 @@ _STATE = np.dtype(
 _SNAPSHOT, _CARRIED, _CHANGE, _TRADE = Kind.SNAPSHOT, Kind.CARRIED, Kind.CHANGE, Kind.TRADE
 _UNSYNC, _END = Kind.UNSYNC, Kind.END
 _CROSSED, _EMPTY = Reason.CROSSED, Reason.EMPTY_SIDE
+
+
+def after_break(beat: int) -> NDArray[np.void]:
+    """Return the window (WINDOW[1]) of a beat about which nothing is known."""
+    window = np.zeros(1, WINDOW)
+    window["beat"] = beat
+    return window
 
 
 class WindowBuilder:
@@ -196,7 +203,7 @@ def _trade(beat, event):  # type: ignore[no-untyped-def]
     if beat.trades == 0 or event.price > beat.trade_high:
         beat.trade_high = event.price
     beat.trades += 1
-    if event.side == 0:
+    if event.side == BUY:
         beat.buy_lots += event.size
     else:
         beat.sell_lots += event.size
@@ -204,7 +211,7 @@ def _trade(beat, event):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _change(state, beat, event, bid_keys, bid_sizes, ask_keys, ask_sizes):  # type: ignore[no-untyped-def]
-    if event.side == 0:
+    if event.side == BID:
         state.bids = set_level(bid_keys, bid_sizes, state.bids, event.price, event.size)
     else:
         state.asks = set_level(ask_keys, ask_sizes, state.asks, -event.price, event.size)
@@ -218,7 +225,7 @@ def _snapshot_level(state, event, bid_keys, bid_sizes, ask_keys, ask_sizes):  # 
         state.bids = state.asks = 0
         state.in_snapshot = 1
         state.touched = 1
-    if event.side == 0:
+    if event.side == BID:
         bid_keys[state.bids], bid_sizes[state.bids] = event.price, event.size
         state.bids += 1
     else:

@@ -22,7 +22,8 @@ from ray.serve.handle import DeploymentHandle
 from market.actions import Action
 from market.errors import QuaverError
 from market.policy import decide
-from serve_app.execution import Execution, ExecutionConfig, Predict
+from serve_app.execution import Execution
+from serve_app.executor import ExecutionConfig, Predict, traded
 from serve_app.predictor import Predictor, replica_handle
 from tune.checkpoint import ModelMeta, load_model
 
@@ -73,8 +74,8 @@ class BadInput(Exception):
         self.field = field
 
 
-def read_samples(body: bytes, known: Container[str]) -> list[Sample]:
-    """Return the samples of a request body, one or many, of `known` products.
+def read_samples(body: bytes, trained: Container[str]) -> list[Sample]:
+    """Return the samples of a request body, one or many, of `trained` products.
 
     BadInput names the first field at fault.
     """
@@ -83,20 +84,21 @@ def read_samples(body: bytes, known: Container[str]) -> list[Sample]:
         read = msgspec.json.decode(body, type=Samples if many else Sample)
     except msgspec.ValidationError as error:
         raise _bad_input(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _bad_json(body, str(error)) from error
     samples = read.samples if isinstance(read, Samples) else [read]
     for i, sample in enumerate(samples):
-        if sample.product not in known:
+        if sample.product not in trained:
             field = f"samples[{i}].product" if many else "product"
-            raise BadInput(field, f"{field}: the model does not know {sample.product!r}")
+            problem = f"{field}: the model was not trained for {sample.product!r}"
+            raise BadInput(field, problem)
     return samples
 
 
 def create_api(meta: ModelMeta, predict: Predict, execution: ExecutionView) -> FastAPI:
     """Return the HTTP application over a predictor and an execution; it needs no Ray."""
     api = FastAPI(title="Quaver", version=meta.features_version)
-    index = {name: i for i, name in enumerate(meta.products)}
+    index = {name: meta.products.index(name) for name in meta.trained}
     about = _about(meta)
 
     @api.post("/v1/predict", openapi_extra=_body_schema())
@@ -145,9 +147,9 @@ class Api:
     """The HTTP ingress; it checks and formats, the other two deployments answer."""
 
     def __init__(
-        self, meta_json: bytes, predictor: DeploymentHandle, execution: DeploymentHandle
+        self, meta: ModelMeta, predictor: DeploymentHandle, execution: DeploymentHandle
     ) -> None:
-        self._meta = msgspec.json.decode(meta_json, type=ModelMeta)
+        self._meta = meta
         self._predictor = replica_handle(predictor)
         self._execution = replica_handle(execution)
 
@@ -171,20 +173,15 @@ class _Remote:
 def build_app(model_file: bytes, execution: ExecutionConfig) -> serve.Application:
     """Return the Serve application; QuaverError if model file and execution do not fit."""
     _, meta = load_model(model_file)
-    unknown = [name for name in execution.products if name not in meta.products]
-    if unknown:
-        raise QuaverError(
-            f"serve: the model was not trained for {', '.join(unknown)}; "
-            "train it for them or leave them out of `products`"
-        )
+    traded(meta, execution)  # Here already: in a replica the error would reach nobody.
     if meta.objective == "bce" and execution.trader.min_edge_bps:
         raise QuaverError(
             "serve: the outputs of a model trained with bce are no basis points; "
             "leave trader.min_edge_bps at 0 or serve a model trained with mse"
         )
     predictor = Predictor.bind(model_file)
-    trading = Execution.bind(meta.products, execution, predictor)
-    return Api.bind(msgspec.json.encode(meta), predictor, trading)
+    trading = Execution.bind(meta, execution, predictor)
+    return Api.bind(meta, predictor, trading)
 
 
 class Ports(NamedTuple):
@@ -211,8 +208,8 @@ def free_ports(http: int = 0) -> Ports:
                 listener.bind((HOST, port))
             except OSError as error:
                 raise QuaverError(
-                    f"serve: port {port} cannot be opened ({error.strerror}); choose another, or "
-                    "0 for any"
+                    f"serve: port {port} cannot be opened ({error.strerror}); choose another "
+                    f"with `--set serve.port={port + 1}`, or 0 for any"
                 ) from error
             found.append(listener.getsockname()[1])
     return Ports(*found)
@@ -292,7 +289,7 @@ def _bad_json(body: bytes, message: str) -> BadInput:
     except msgspec.ValidationError as error:
         named = _bad_input(str(error))
         return BadInput(named.field, f"{named.field}: numbers must be finite") if found else named
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         pass
     return BadInput("body", f"body: {message}")
 
@@ -307,7 +304,7 @@ def _about(meta: ModelMeta) -> dict[str, Any]:
     return {
         "variant": msgspec.to_builtins(meta.model),
         "objective": meta.objective,
-        "products": list(meta.products),
+        "trained": list(meta.trained),
         "features_version": meta.features_version,
         "horizon": meta.horizon,
         "fees": msgspec.to_builtins(meta.fees),

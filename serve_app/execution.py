@@ -1,291 +1,20 @@
-"""Live execution: from the windows a collector closed to orders, and what is known of all that.
-
-`Executor` holds no Ray: the predictor, the broker and the clocks are handed to it, so it runs in a
-test as it runs live. `Execution` is the Serve deployment that feeds it from an actor's stream.
-"""
+"""The execution deployment: an `Executor` fed from an actor's stream of closed windows."""
 
 import asyncio
 import random
-import time
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
-from decimal import Decimal
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
-import msgspec
-import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from market.actions import Action, Fees
-from market.errors import QuaverError
-from market.events import BUY
-from market.features import FeatureBuilder
-from market.ledger import Ledger, Order
-from market.paper import Fill
-from market.products import product
-from market.trader import Trader, TraderConfig
-from market.windows import BEAT_NS
-from serve_app.brokers import Broker, Paper
+from serve_app.brokers import Paper
+from serve_app.executor import ExecutionConfig, Executor, Values
 from serve_app.predictor import replica_handle
-
-Item = list[tuple[str, NDArray[np.void]]]  # What a stream yields: (product, WINDOW[m >= 0]).
-Predict = Callable[..., Awaitable[NDArray[np.float64]]]  # (medians, bids, asks, product) -> [n, 5]
-Values = NDArray[np.float64]
+from tune.checkpoint import ModelMeta
 
 STREAM_AHEAD = 16  # Items a collector may be ahead of us; without a bound they pile up for ever.
-_CURVE_BEATS = 900  # An hour of equity.
-_LATENCIES = 4096
-_COUNTS = (
-    "beats",
-    "windows",
-    "ignored_windows",
-    "repeated_windows",
-    "predictions",
-    "orders",
-    "fills",
-    "taker_fills",
-    "maker_fills",
-    "cancels",
-    "cancels_unconfirmed",
-    "errors",
-)
-
-
-class ExecutionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is traded, under which rules, and where the windows come from."""
-
-    products: Annotated[
-        tuple[str, ...], msgspec.Meta(description="products traded; empty: all the model knows")
-    ] = ()
-    trader: TraderConfig = msgspec.field(default_factory=TraderConfig)
-    fees: Fees = msgspec.field(default_factory=Fees)
-    source: Annotated[
-        str | None, msgspec.Meta(description="name of the actor that streams windows; none: idle")
-    ] = None
-    source_namespace: Annotated[
-        str | None, msgspec.Meta(description="its Ray namespace; none: that of Serve")
-    ] = None
-    predict_timeout_s: Annotated[
-        float, msgspec.Meta(gt=0, description="a prediction later than this is not traded on")
-    ] = 3.0
-    retry_first_s: Annotated[
-        float, msgspec.Meta(gt=0, description="wait before a lost stream is opened again; doubles")
-    ] = 0.5
-    retry_cap_s: Annotated[float, msgspec.Meta(gt=0, description="longest such wait")] = 15.0
-
-
-class _Row(NamedTuple):
-    product_id: str
-    window: NDArray[np.void]  # WINDOW[1]
-
-
-class Executor:
-    """The trading of one account, beat by beat; every number it keeps is read by `/health`."""
-
-    def __init__(
-        self,
-        model_products: Sequence[str],
-        config: ExecutionConfig,
-        predict: Predict,
-        broker: Broker,
-        *,
-        monotonic_ns: Callable[[], int] = time.monotonic_ns,
-        wall_ns: Callable[[], int] = time.time_ns,
-    ) -> None:
-        """Trade `config.products`; `model_products` gives each its index in the model.
-
-        QuaverError if the model was not trained for one of them.
-        """
-        traded = config.products or tuple(model_products)
-        unknown = [name for name in traded if name not in model_products]
-        if unknown:
-            raise QuaverError(
-                f"execution: the model was not trained for {', '.join(unknown)}; "
-                "train it for them or leave them out of `products`"
-            )
-        listed = {name: product(name) for name in traded}
-        self.trader = Trader(listed, config.fees, config.trader)
-        self._start_usd = self._deposited_usd = self.trader.ledger.usd
-        self._index = {name: i for i, name in enumerate(model_products)}
-        self._features = {name: FeatureBuilder(p.tick) for name, p in listed.items()}
-        self._predict, self._broker = predict, broker
-        self._monotonic_ns, self._wall_ns = monotonic_ns, wall_ns
-        self.counts: Counter[str] = Counter()
-        self.actions: Counter[str] = Counter()
-        self.blocked: Counter[str] = Counter()
-        self.last_error: str | None = None
-        self.last_beat: int | None = None
-        self.equity_curve: deque[tuple[int, Decimal]] = deque(maxlen=_CURVE_BEATS)
-        self._latencies_ns: deque[int] = deque(maxlen=_LATENCIES)
-        self._newest: dict[str, int] = {}
-
-    async def on_item(self, item: Item) -> None:
-        """Handle the windows that a collector closed together, in order of beat.
-
-        Every beat is decided on, a late one too, as a backtest would: that its data is too old to
-        trade on is for the data-age limit to say.
-        """
-        received_ns = self._monotonic_ns()
-        beats: dict[int, list[_Row]] = {}
-        for product_id, windows in item:
-            if product_id not in self._features:
-                self.counts["ignored_windows"] += len(windows)
-                continue
-            for i, beat in enumerate(windows["beat"].tolist()):
-                if beat <= self._newest.get(product_id, -1):
-                    self.counts["repeated_windows"] += 1  # A collector that started again.
-                    continue
-                self._newest[product_id] = beat
-                beats.setdefault(beat, []).append(_Row(product_id, windows[i : i + 1]))
-        for beat in sorted(beats):
-            rows = sorted(beats[beat], key=lambda row: self._index[row.product_id])
-            await self._on_beat(beat, rows, received_ns)
-
-    async def withdraw(self) -> None:
-        """Cancel every resting order: without windows, none of them can be answered for."""
-        for order in list(self.trader.ledger.open.values()):
-            await self._cancel(order)
-
-    def failed(self, where: str, error: BaseException) -> None:
-        """Count an error and keep its text."""
-        self.counts["errors"] += 1
-        self.last_error = f"{where}: {type(error).__name__}: {error}"
-
-    async def _on_beat(self, beat: int, rows: list[_Row], received_ns: int) -> None:
-        found, asked = [], []
-        for row in rows:
-            features = self._features[row.product_id].push(row.window)
-            if len(features.beats):
-                found.append(features)
-                asked.append(row.product_id)
-        values = await self._values(found, asked) if asked else {}
-        age_s = max(0, self._wall_ns() - (beat + 1) * BEAT_NS) / 1e9
-        for row in rows:
-            try:
-                await self._step(row, values.get(row.product_id), age_s, received_ns)
-            except Exception as error:  # It costs this product this beat, nothing else.
-                self.failed(f"beat {beat}, {row.product_id}", error)
-        self.counts["windows"] += len(rows)
-        if self.last_beat is None or beat > self.last_beat:
-            self.counts["beats"] += 1
-            self.last_beat = beat
-        elif self.equity_curve[-1][0] == beat:
-            self.equity_curve.pop()  # Other products of this beat came before.
-        if beat == self.last_beat:
-            self.equity_curve.append((beat, self.trader.equity))
-
-    async def _values(self, found: list[Any], asked: list[str]) -> dict[str, Values]:
-        """Ask for all products at once; without an answer nothing is traded and orders go."""
-        columns = [np.concatenate(column) for column in zip(*found, strict=True)]
-        index = np.array([self._index[name] for name in asked], np.int64)
-        try:
-            values = await self._predict(*columns[1:], index)
-        except Exception as error:
-            self.failed("prediction", error)
-            return {}
-        self.counts["predictions"] += len(asked)
-        return dict(zip(asked, values, strict=True))
-
-    async def _step(self, row: _Row, values: Values | None, age_s: float, received_ns: int) -> None:
-        """Take one product through the end of a beat, in the backtest's order."""
-        for fill in await self._broker.on_window(row.product_id, row.window):
-            self._filled(fill)
-        self._observe(row)
-        decision = self.trader.decide(row.product_id, row.window, values)
-        if values is not None:
-            self.actions[decision.action.name] += 1
-            self._latencies_ns.append(self._monotonic_ns() - received_ns)
-        if decision.cancel and not await self._cancel(decision.cancel):
-            return
-        if decision.place is None:
-            return
-        reason = self.trader.admit(decision.place, self._monotonic_ns(), age_s)
-        if reason:
-            self.blocked[reason] += 1
-            return
-        self.counts["orders"] += 1
-        fill = await self._broker.submit(decision.place)
-        if fill:
-            self._filled(fill)
-
-    async def _cancel(self, order: Order) -> bool:
-        """Cancel; its funds are free, and a new order may follow, only once that is confirmed."""
-        if not await self._broker.cancel(order.id):
-            self.counts["cancels_unconfirmed"] += 1
-            return False
-        self.trader.cancelled(order.id)
-        self.counts["cancels"] += 1
-        return True
-
-    def _observe(self, row: _Row) -> None:
-        fresh = row.product_id not in self.trader.unit
-        self.trader.observe(row.product_id, row.window)
-        if fresh and row.product_id in self.trader.unit:
-            listed = self.trader.ledger.products[row.product_id]
-            coins = listed.size(self.trader.unit[row.product_id])
-            self._deposited_usd += listed.price(self.trader.mid2[row.product_id]) * coins / 2
-
-    def _filled(self, fill: Fill) -> None:
-        order = self.trader.ledger.open[fill.order_id]
-        self.trader.filled(fill.order_id, fill.price_ticks, fill.lots)
-        self.counts["maker_fills" if order.post_only else "taker_fills"] += 1
-        self.counts["fills"] += 1
-
-    def health(self) -> dict[str, Any]:
-        """Return counts, reasons and latencies as plain JSON values."""
-        age_s = None
-        if self.last_beat is not None:
-            age_s = round((self._wall_ns() - (self.last_beat + 1) * BEAT_NS) / 1e9, 3)
-        return {
-            **{name: self.counts[name] for name in _COUNTS},
-            "actions": {action.name: self.actions[action.name] for action in Action},
-            "blocked": dict(self.blocked),
-            "last_beat": self.last_beat,
-            "data_age_s": age_s,
-            "last_error": self.last_error,
-            "decision_latency_ms": _percentiles_ms(self._latencies_ns),
-        }
-
-    def positions(self) -> dict[str, Any]:
-        """Return the ledger; money, sizes and prices are decimal strings, exact.
-
-        `deposited_usd` is what the reserves were worth when they were granted, `held_usd` what the
-        account would be worth had it done nothing.
-        """
-        ledger, net = self.trader.ledger, self.trader.positions
-        idle = Ledger(ledger.products, self._start_usd, self.trader.unit, ledger.fees)
-        return {
-            "usd": _text(ledger.usd),
-            "free_usd": _text(ledger.free_usd),
-            "equity_usd": _text(self.trader.equity),
-            "deposited_usd": _text(self._deposited_usd),
-            "held_usd": _text(idle.equity(self.trader.mid2)),
-            "products": {
-                name: {
-                    "lots": lots,
-                    "free_lots": ledger.free_lots(name),
-                    "size": _text(ledger.products[name].size(lots)),
-                    "unit_lots": self.trader.unit.get(name, 0),
-                    "net_units": net.get(name, 0.0),
-                }
-                for name, lots in ledger.lots.items()
-            },
-            "open_orders": [self._order(order) for order in ledger.open.values()],
-            "equity_curve": [[beat, _text(equity)] for beat, equity in self.equity_curve],
-        }
-
-    def _order(self, order: Order) -> dict[str, Any]:
-        return {
-            "id": order.id,
-            "product": order.product_id,
-            "side": "BUY" if order.side == BUY else "SELL",
-            "price": _text(self.trader.ledger.products[order.product_id].price(order.price_ticks)),
-            "lots": order.lots,
-            "post_only": order.post_only,
-        }
 
 
 @serve.deployment(
@@ -299,11 +28,11 @@ class Execution:
     """Feeds an `Executor` from a collector's stream and stays up whatever becomes of that."""
 
     async def __init__(
-        self, model_products: tuple[str, ...], config: ExecutionConfig, predictor: DeploymentHandle
+        self, meta: ModelMeta, config: ExecutionConfig, predictor: DeploymentHandle
     ) -> None:
         self._config = config
         self._predictor = replica_handle(predictor)
-        self.executor = Executor(model_products, config, self._ask, Paper())
+        self.executor = Executor(meta, config, self._ask, Paper())
         self._state = "waiting" if config.source else "idle"
         self._task = asyncio.create_task(self._run()) if config.source else None
 
@@ -326,7 +55,7 @@ class Execution:
             return await self._predictor.predict.remote(*inputs)
 
     async def _run(self) -> None:
-        """Consume the stream until it ends by itself; open it again whenever it is lost."""
+        """Consume the stream until it ends by itself; open it again whenever it breaks off."""
         wait_s = self._config.retry_first_s
         while True:
             before = self.executor.counts["items"]
@@ -362,14 +91,3 @@ class Execution:
             await self.executor.withdraw()
         except Exception as error:
             self.executor.failed("withdrawing orders", error)
-
-
-def _percentiles_ms(samples_ns: Sequence[int]) -> dict[str, float | int | None]:
-    if not samples_ns:
-        return {"n": 0, "p50": None, "p99": None, "max": None}
-    named = zip(("p50", "p99", "max"), np.percentile(samples_ns, [50, 99, 100]), strict=True)
-    return {"n": len(samples_ns)} | {name: round(float(ns) / 1e6, 3) for name, ns in named}
-
-
-def _text(value: Decimal) -> str:
-    return format(value, "f")

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from market.actions import Action, Fees
 from market.errors import QuaverError
 from market.events import BUY
-from market.ledger import Ledger, Order
+from market.ledger import Order
 from market.paper import Fill, PaperBroker
 from market.products import Product
 from market.trader import Trader, TraderConfig
-from market.windows import BEAT_NS, WINDOW
+from market.windows import BEAT_NS, after_break
 
 Floats = NDArray[np.float64]
 Windows = dict[str, NDArray[np.void]]  # Per product WINDOW[n], ascending beats.
@@ -63,12 +63,15 @@ def step(
     trader.observe(product_id, window)
     decision = trader.decide(product_id, window, values)
     action, place, cancel = decision.action, decision.place, decision.cancel
+    blocked = trader.limit(decision.keep, data_age_s=0.0) if decision.keep else None
+    if blocked is not None:
+        cancel = decision.keep
     if cancel is not None:
         if not broker.cancel(cancel.id):
-            return Step(action, None, "cancel_not_confirmed", None, fills)
+            return Step(action, None, blocked or "cancel_not_confirmed", None, fills)
         trader.cancelled(cancel.id)
     if place is None:
-        return Step(action, None, None, cancel, fills)
+        return Step(action, None, blocked, cancel, fills)
     blocked = trader.admit(place, (int(window["beat"][0]) + 1) * BEAT_NS, data_age_s=0.0)
     if blocked is not None:
         return Step(action, None, blocked, cancel, fills)
@@ -126,7 +129,7 @@ class BacktestResult(msgspec.Struct, frozen=True, kw_only=True):
     cancels: int
     taker_fills: int
     maker_fills: int
-    blocked: dict[str, int]  # Orders that a limit turned into NO_OP, by limit.
+    blocked: dict[str, int]  # Orders new or kept that a limit turned into NO_OP, by limit.
     products: dict[str, ProductResult]
 
 
@@ -174,8 +177,7 @@ def _rows(windows: NDArray[np.void], span: tuple[int, int]) -> dict[int, NDArray
     inside = windows[(windows["beat"] >= span[0]) & (windows["beat"] <= span[1])]
     by_beat = {int(inside["beat"][i]): inside[i : i + 1] for i in range(len(inside))}
     for beat in [b + 1 for b in by_beat if b + 1 not in by_beat and b < span[1]]:
-        by_beat[beat] = np.zeros(1, WINDOW)
-        by_beat[beat]["beat"] = beat
+        by_beat[beat] = after_break(beat)
     return by_beat
 
 
@@ -185,7 +187,6 @@ class _Run:
     def __init__(self, products: dict[str, Product], fees: Fees, config: TraderConfig) -> None:
         self.trader = Trader(products, fees, config)
         self.broker = PaperBroker()
-        self.start_usd = self.deposited = self.trader.ledger.usd
         self.curve: list[tuple[int, Decimal, Decimal, Decimal]] = []
         self.actions: Counter[str] = Counter({action.name: 0 for action in Action})
         self.blocked: Counter[str] = Counter()
@@ -195,12 +196,9 @@ class _Run:
         self.fills: list[Booked] = []
 
     def step(self, name: str, window: NDArray[np.void], values: Floats | None) -> None:
-        fresh = name not in self.trader.unit
         if values is not None and np.isnan(values).all():
             values = None
         done = step(self.trader, self.broker, name, window, values)
-        if fresh and name in self.trader.unit:
-            self.deposited += self._coins_usd(name, self.trader.unit[name])
         if values is not None and window["valid"][0]:
             self.decisions[name] += 1
             self.actions[done.action.name] += 1
@@ -212,8 +210,7 @@ class _Run:
 
     def close(self, beat: int) -> None:
         trader = self.trader
-        idle = Ledger(trader.ledger.products, self.start_usd, trader.unit, trader.ledger.fees)
-        self.curve.append((beat, trader.equity, idle.equity(trader.mid2), self.deposited))
+        self.curve.append((beat, trader.equity, trader.held_usd, trader.deposited_usd))
 
     def result(self) -> BacktestResult:
         columns = list(zip(*self.curve, strict=True))

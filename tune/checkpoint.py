@@ -51,6 +51,7 @@ class ModelMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     model: ModelConfig
     objective: Objective
     products: tuple[str, ...]
+    trained: tuple[str, ...]  # Those that it was shown in training; of others it knows nothing.
     horizon: int
     fees: Fees
     features_version: str = FEATURES_VERSION

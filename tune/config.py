@@ -4,6 +4,7 @@ A grid key is the dotted path of a `TrainConfig` field (`objective`, `model.lstm
 whatever can be configured can be swept, and a typo is an error before anything starts.
 """
 
+import difflib
 import itertools
 import re
 from typing import Annotated, Any, NamedTuple
@@ -13,6 +14,9 @@ import msgspec
 from market.errors import QuaverError
 from tune.models import ModelConfig, Positive, SeedConfig
 from tune.objectives import Objective
+
+# Ray takes cpu and CPU for the same: given both, it would silently drop one.
+_Resource = Annotated[str, msgspec.Meta(pattern="^(?!(CPU|GPU)$)")]
 
 
 class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,7 +40,7 @@ class SweepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         msgspec.Meta(description="values to try by dotted path of a training field"),
     ]
     trial_resources: Annotated[
-        dict[str, float],
+        dict[_Resource, Annotated[float, msgspec.Meta(ge=0)]],
         msgspec.Meta(description="Ray resources one trial holds; what is free sets concurrency"),
     ] = msgspec.field(default_factory=lambda: {"cpu": 1.0})
     max_failures: Annotated[
@@ -79,12 +83,23 @@ def _apply(train: TrainConfig, params: dict[str, Any]) -> TrainConfig:
         for parent in parents:
             target = target.get(parent) if isinstance(target, dict) else None
         if not isinstance(target, dict) or last not in target:
-            raise QuaverError(f"sweep: grid key {key!r} is not a field of the training config")
+            (near,) = difflib.get_close_matches(key, _paths(train), n=1, cutoff=0.0)
+            raise QuaverError(
+                f"sweep: grid key {key!r} is not a field of the training config; "
+                f"did you mean {near}?"
+            )
         target[last] = value
     try:
         return msgspec.convert(fields, TrainConfig)
     except msgspec.ValidationError as error:
         raise QuaverError(f"sweep: the grid values {params} do not fit: {error}") from error
+
+
+def _paths(train: TrainConfig) -> list[str]:
+    """The dotted path of every field that can be swept."""
+    fields = msgspec.to_builtins(train)
+    model = fields.pop("model")
+    return [*fields, *(f"model.{field}" for field in model)]
 
 
 def _name(index: int, params: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import hashlib
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.store import Store
 from datasets.samples import Samples
@@ -17,12 +18,15 @@ from tune.config import SweepConfig
 
 RUNS = "runs"
 
+Splits = dict[str, NDArray[np.bool_]]  # Masks of the samples, by name of the part.
+
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """What a sweep was started with: a resumed one must be the same."""
 
     config: SweepConfig
     products: tuple[str, ...]
+    trained: tuple[str, ...]  # Those of which train holds samples.
     fees: Fees
     horizon: int
     data_sha256: str
@@ -41,8 +45,8 @@ def begin(store: Store, name: str, identity: Identity, resume: bool) -> None:
         raise QuaverError(f"sweep: there is no sweep {name} under {store.root} to resume")
     if not resume and known is not None:
         raise QuaverError(
-            f"sweep: {folder(name)} under {store.root} exists; resume it, or give this sweep "
-            "another name"
+            f"sweep: {folder(name)} under {store.root} exists; go on with it (--resume), or give "
+            "this sweep another name"
         )
     content = msgspec.json.format(msgspec.json.encode(identity))
     if known is None:
@@ -52,6 +56,34 @@ def begin(store: Store, name: str, identity: Identity, resume: bool) -> None:
             f"sweep: {name} was started with another configuration, universe, fees, horizon or "
             f"samples (see {path} under {store.root}); start a sweep of another name"
         )
+
+
+def check_unseen(
+    store: Store, name: str, fees: Fees, horizon: int, samples: Samples, splits: Splits
+) -> None:
+    """Raise a QuaverError unless the sweep had just these samples, split, fees and horizon.
+
+    With others, its test split may hold what its models were trained on.
+    """
+    path = f"{folder(name)}/sweep.json"
+    try:
+        known = msgspec.json.decode(store.read(path), type=Identity)
+    except (FileNotFoundError, msgspec.DecodeError) as e:
+        raise QuaverError(f"{path} under {store.root} cannot be read ({e}); sweep again") from None
+    now = (fees, horizon, digest(*trained_on(samples, splits)))
+    if (known.fees, known.horizon, known.data_sha256) != now:
+        raise QuaverError(
+            f"sweep {name} was trained on other samples, another split or other fees than these: "
+            "its test split would not be unseen. Sweep again, under another name"
+        )
+
+
+def trained_on(samples: Samples, splits: Splits) -> tuple[Samples, Samples]:
+    """Return the labelled samples of train and of validation."""
+    train, validation = (
+        samples.select(splits[part] & samples.labelled) for part in ("train", "validation")
+    )
+    return train, validation
 
 
 def digest(*parts: Samples) -> str:

@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from ray import tune as ray_tune
 
 from actors.store import Store
@@ -27,7 +26,7 @@ from market.actions import Fees
 from market.errors import QuaverError
 from tune.checkpoint import MODEL_FILE, ModelMeta, export, load_state
 from tune.config import SweepConfig, Variant, variants
-from tune.run_folder import RUNS, Identity, begin, digest, folder
+from tune.run_folder import RUNS, Identity, Splits, begin, digest, folder, trained_on
 from tune.training import EpochMetrics
 from tune.trial import run_trial
 
@@ -69,7 +68,7 @@ OnProgress = Callable[[SweepProgress], None]
 
 def run_sweep(
     samples: Samples,
-    splits: dict[str, NDArray[np.bool_]],
+    splits: Splits,
     config: SweepConfig,
     *,
     name: str,
@@ -92,11 +91,14 @@ def run_sweep(
     """
     grid = variants(config)
     _check(config, grid, name, products)
-    train_samples = _labelled(samples, splits["train"])
-    validation_samples = _labelled(samples, splits["validation"])
-    data_sha256 = digest(train_samples, validation_samples)
+    train_samples, validation_samples = trained_on(samples, splits)
     identity = Identity(
-        config=config, products=products, fees=fees, horizon=horizon, data_sha256=data_sha256
+        config=config,
+        products=products,
+        trained=tuple(products[i] for i in np.unique(train_samples.product)),
+        fees=fees,
+        horizon=horizon,
+        data_sha256=digest(train_samples, validation_samples),
     )
     begin(store, name, identity, resume)
     trainable = ray_tune.with_resources(
@@ -205,6 +207,7 @@ def _finish(
         model=state.config.model,
         objective=state.config.objective,
         products=identity.products,
+        trained=identity.trained,
         horizon=identity.horizon,
         fees=identity.fees,
     )
@@ -224,8 +227,8 @@ def _table(
         result = by_name[failed[0]]
         raise QuaverError(
             f"sweep: {len(failed)} of {len(grid)} trials of {sweep} failed, first "
-            f"{failed[0]}: {_last_line(result.error)}; see {result.path}/error.txt, then resume "
-            "the sweep"
+            f"{failed[0]}: {_last_line(result.error)}; see {result.path}/error.txt, mend "
+            "it and go on with --resume"
         )
     rows = []
     for variant in grid:
@@ -235,7 +238,7 @@ def _table(
         if result is None or metrics is None or epoch < variant.train.epochs:
             raise QuaverError(
                 f"sweep: {sweep} was interrupted ({variant.name} is at epoch {epoch} of "
-                f"{variant.train.epochs}); resume it to go on"
+                f"{variant.train.epochs}); go on with --resume"
             )
         fields = {field: metrics[field] for field in EpochMetrics.__struct_fields__}
         row = TrialResult(
@@ -256,10 +259,6 @@ def _check(config: SweepConfig, grid: list[Variant], name: str, products: tuple[
             )
     if "cpu" not in {key.lower() for key in config.trial_resources}:
         raise QuaverError("sweep: trial_resources must name cpu")
-
-
-def _labelled(samples: Samples, mask: NDArray[np.bool_]) -> Samples:
-    return samples.select(mask & samples.labelled)
 
 
 def _last_line(error: Exception) -> str:

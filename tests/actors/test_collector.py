@@ -464,8 +464,65 @@ def test_a_root_that_cannot_be_written_ends_the_stream_with_its_error(
 
             async with asyncio.timeout(3):
                 with pytest.raises(QuaverError, match="raw"):
-                    await ours.finished()
-                await read()
+                    await read()
+                for told in (ours.finished, ours.stop):
+                    with pytest.raises(QuaverError, match="raw"):
+                        await told()
+
+    play(test)
+
+
+def test_a_new_consumer_of_the_stream_takes_over_without_losing_a_beat(tmp_path: Path) -> None:
+    async def test() -> None:
+        release = asyncio.Event()
+
+        async def two_halves(client: Client) -> None:
+            wire = Advanced()
+            await client.subscribed()
+            await client.send(*[wire.snapshot(START_NS, product_id) for product_id in IDS])
+            for i in range(1, 6):
+                await client.send(wire.heartbeat(START_NS + i * BEAT_NS))
+            await release.wait()
+            for i in range(6, 11):
+                await client.send(wire.heartbeat(START_NS + i * BEAT_NS))
+            await client.socket.close(1000)
+
+        async with Venue(two_halves) as venue:
+            ours = collector(venue.url)
+            await ours.start()
+            first, seen = ours.stream(), []
+            for _ in range(5):
+                seen.append(int((await anext(first))[0][1]["beat"][0]))
+            second = ours.stream()
+            waiting = asyncio.ensure_future(anext(second))
+            await asyncio.sleep(0)
+            release.set()
+            seen.append(int((await waiting)[0][1]["beat"][0]))
+            seen += [int(item[0][1]["beat"][0]) async for item in second]
+            assert [item async for item in first] == []
+            assert seen == list(range(seen[0], seen[0] + 10))
+
+    play(test)
+
+
+def test_a_book_that_never_comes_leaves_the_others_alone(tmp_path: Path) -> None:
+    async def one_book(client: Client) -> None:
+        wire = Advanced()
+        await client.subscribed()
+        await client.send(wire.snapshot(START_NS, BTC))
+        for asked_again in range(1, 3):
+            await client.send(wire.heartbeat(START_NS + asked_again * BEAT_NS))
+            while (request := await client.request())["type"] != "subscribe":
+                assert request["product_ids"] == [ETH]
+            await client.send(wire.heartbeat(START_NS + asked_again * BEAT_NS + SECOND_NS))
+
+    async def test() -> None:
+        async with Venue(one_book) as venue:
+            ours = collector(venue.url, None, IDS, after(snapshot_s=1e-6))
+            await ours.start()
+            await ours.finished()
+            assert len(venue.connections) == 1
+            assert (await ours.status())["counts"]["valid windows"] == 1
 
     play(test)
 

@@ -445,3 +445,52 @@ def test_events_come_back_as_they_went_in(tmp_path: Path) -> None:
     assert_same_windows(rebuilt_windows(store), live)
     assert (found["kind"] == Kind.TRADE).sum() == 199
     assert found["trade_id"][found["kind"] == Kind.TRADE].tolist() == [2 * i for i in range(1, 200)]
+
+
+# What must not happen to a partition.
+
+
+class _Refusing(Store):
+    """A root that refuses one write of a part, and then takes all."""
+
+    refused = 0
+
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        if "part-" in path and path.endswith("0001.parquet") and not self.refused:
+            self.refused += 1
+            raise QuaverError(f"cannot write {path}: no space left")
+        super().write(path, data)
+
+
+def test_nothing_follows_a_part_that_could_not_be_written(tmp_path: Path) -> None:
+    store = _Refusing(str(tmp_path))
+    wire = Advanced()
+    frames = [wire.snapshot(START_NS)]
+    frames += [wire.heartbeat(START_NS + i * BEAT_NS) for i in range(1, 40)]
+    with pytest.raises(QuaverError, match="no space left"):
+        record(store, frames, (BTC,), part_rows=8)
+    ((product_id, day),) = partitions(store)
+    manifest = read_manifest(store, product_id, day)
+    assert manifest is not None
+    assert [part.name[-12:] for part in manifest.sessions[0].parts] == ["0000.parquet"]
+    assert len(read_partition(store, manifest)) == manifest.sessions[0].parts[0].rows
+
+
+def test_a_quiet_product_is_written_after_a_quarter_of_an_hour(tmp_path: Path) -> None:
+    wire, store = Advanced(), Store(str(tmp_path))
+    frames = [wire.snapshot(START_NS)]
+    frames += [wire.heartbeat(START_NS + i * BEAT_NS) for i in range(1, 230)]
+    record(store, frames, (BTC,))
+    ((product_id, day),) = partitions(store)
+    manifest = read_manifest(store, product_id, day)
+    assert manifest is not None and len(manifest.sessions[0].parts) == 2
+    first = manifest.sessions[0].parts[0]
+    assert first.last_ns - first.first_ns == 15 * 60 * SECOND_NS
+
+
+def test_simulated_and_real_frames_do_not_mix_in_a_partition(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    record(store, [Advanced().snapshot(START_NS)], (BTC,))
+    later = [Advanced().snapshot(START_NS + 600 * SECOND_NS)]
+    with pytest.raises(QuaverError, match="do not mix"):
+        record(store, later, (BTC,), source="simulated exchange, seed 1")

@@ -189,11 +189,12 @@ def record(
     part_rows: int = 200_000,
     end: bool = True,
     products: dict[str, Product] | None = None,
+    source: str = "a made-up venue",
 ) -> Reader:
     """Frames into raw partitions; with `end` false the recording breaks off without an END."""
     listing = products or listed(*product_ids)
     reader = Reader(decode, listing)
-    recorder = Recorder(store, "a made-up venue", reader.counts_of, part_rows)
+    recorder = Recorder(store, source, reader.counts_of, part_rows)
     streams = {name: ProductStream(recorder, listing[name]) for name in listing}
     try:
         for frame in frames:

@@ -1,16 +1,23 @@
 """The command line as a user meets it: help, mistakes, and a capture made into samples."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError, WorkerCrashedError
+from rich.console import Console
 
 from actors.store import Store
+from cluster import cli
+from cluster.config import load_config
+from cluster.demo import run_demo
 from datasets.loader import load_samples
 from datasets.tables import read_windows, stored
 from market.actions import Fees
+from market.errors import QuaverError
 from tests.helpers import recording, replay_windows
 
 VERBS = ("demo", "import", "build", "sweep", "report", "serve", "show-config")
@@ -54,6 +61,7 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (["demo", "--set", "demo.hour=3"], "did you mean demo.hours?"),
         (["show-config", "--config", "absent.toml"], "absent.toml"),
         (["build", "--data", "nowhere://x"], "folder or s3://bucket/prefix"),
+        (["build", "--data", "OUT", "--set", "ray_address=ray://host:1"], "host:port"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_1(
@@ -71,6 +79,83 @@ def test_the_demo_refuses_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
     done = quaver("demo", "--out", str(tmp_path))
     assert done.returncode == 1 and "--out" in done.stderr
     assert (tmp_path / "thesis.txt").read_text() == "ten years"
+
+
+# A demo that may use its folder and is refused at what comes next.
+NO_FURTHER = load_config(None, ["ray_address=ray://nowhere:1"])
+
+
+def test_the_demo_empties_its_folder_and_leaves_the_link_to_it(tmp_path: Path) -> None:
+    folder, out, other = tmp_path / "folder", tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("ten years")
+    out.symlink_to(folder)
+    folder.mkdir()
+    for _ in range(2):
+        with pytest.raises(QuaverError, match="ray://"):
+            run_demo(NO_FURTHER, out, Console(file=io.StringIO()))
+        assert out.is_symlink() and len(list(folder.iterdir())) == 1
+        (folder / "raw" / "day").mkdir(parents=True)
+        (folder / "raw" / "day" / "old").write_text("of the last run")
+        (folder / "report").write_text("of the last run")
+        (folder / "linked").symlink_to(other)
+    assert (other / "thesis.txt").read_text() == "ten years"
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "dangling", "x" * 300])
+def test_the_demo_names_a_folder_that_it_cannot_use(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_text("ten years")
+    (tmp_path / "dangling").symlink_to(tmp_path / "file" / "nothing")
+    with pytest.raises(QuaverError) as caught:
+        run_demo(NO_FURTHER, tmp_path / out, Console(file=io.StringIO()))
+    assert str(tmp_path / out) in str(caught.value) and "--out" in str(caught.value)
+    assert (tmp_path / "file").read_text() == "ten years"
+
+
+def of_a_task(cause: Exception) -> Exception:
+    """What `ray.get` raises for an error in a task."""
+    return RayTaskError("work", f"Traceback\n{cause!r}", cause).as_instanceof_cause()
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (ActorDiedError(), "a Ray process died: The actor died unexpectedly"),
+        (WorkerCrashedError(), "a Ray process died: The worker died unexpectedly"),
+        (of_a_task(QuaverError("mend [this]")), "error: mend [this]\n"),
+    ],
+)
+def test_what_ray_raises_is_one_line(
+    raised: Exception,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert_fails_with(raised, monkeypatch)
+    shown = capsys.readouterr().err
+    assert said in shown and shown.count("\n") == 1
+    assert not said.startswith("a Ray") or shown.endswith("/tmp/ray/session_latest/logs\n")
+
+
+def assert_fails_with(raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command line whose command raises this; its exit code is 1."""
+
+    def app() -> None:
+        raise raised
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+
+
+@pytest.mark.parametrize("raised", [KeyError("x"), of_a_task(KeyError("x"))])
+def test_an_error_in_the_code_keeps_its_traceback(
+    raised: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyError):
+        assert_fails_with(raised, monkeypatch)
 
 
 @pytest.mark.ray

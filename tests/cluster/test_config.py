@@ -37,6 +37,22 @@ def test_a_grid_given_replaces_the_default_one() -> None:
     assert config.sweep.grid == {"objective": ["bce"]}
 
 
+def test_a_resource_given_is_added_to_the_others_or_replaces_its_own(tmp_path: Path) -> None:
+    config = load_config(None, ["sweep.trial_resources.gpu=1"])
+    assert config.sweep.trial_resources == {"cpu": 1, "gpu": 1}
+    path = tmp_path / "quaver.toml"
+    path.write_text("[sweep.trial_resources]\nspot = 1\n")
+    config = load_config(path, ["sweep.trial_resources={cpu=2, gpu=0.5}"])
+    assert config.sweep.trial_resources == {"cpu": 2, "gpu": 0.5, "spot": 1}
+    path.write_text(as_toml(config))
+    assert load_config(path, []) == config
+
+
+@pytest.mark.parametrize("url", ["simulated", "ws://127.0.0.1:9000", "wss://feed.example/path"])
+def test_a_feed_is_simulated_or_a_websocket(url: str) -> None:
+    assert load_config(None, [f"feed_url={url}"]).feed_url == url
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -49,6 +65,24 @@ def test_a_grid_given_replaces_the_default_one() -> None:
         ('products=["NO-USD"]', "NO-USD is not one of the 55"),
         ("split=[0.5,0.2,0.2]", "must sum to 1"),
         ("foo", "is not KEY=VALUE"),
+        ('products=["BTC-USD","ETH-USD","BTC-USD"]', ": products has BTC-USD more than once"),
+        ('demo.products=["ETH-USD","ETH-USD"]', "demo.products has ETH-USD more than once"),
+        ("fees.taker_bps=inf", "fees.taker_bps is inf"),
+        ("fees.taker_bps=1e999", "fees.taker_bps is inf"),
+        ("split=[0.6,nan,0.2]", "split is nan"),
+        ("sweep.grid.learning_rate=[1e-3,inf]", "sweep.grid.learning_rate is inf"),
+        ("sweep.trial_resources.gpu=-inf", "sweep.trial_resources.gpu is -inf"),
+        ("sweep.trial_resources.gpu=-1", "$.sweep.trial_resources"),
+        ("sweep.trial_resources.CPU=2", "$.sweep.trial_resources"),
+        ("sweep.trial_resources.gpu=many", "$.sweep.trial_resources"),
+        ("sweep.trial_resources=2", "sweep.trial_resources is a table of keys"),
+        ('sweep.grid={"model.lstm_hiden"=[8]}', "did you mean model.lstm_hidden?"),
+        ("sweep.grid={epochs=[0]}", "do not fit"),
+        ("sweep.train.model.lstm_hiden=8", "did you mean sweep.train.model.lstm_hidden?"),
+        ("feed_url=https://feed.example", "feed_url: 'https://feed.example'"),
+        ("feed_url=simulatd", "or simulated"),
+        ("feed_url=ws://host:port", "feed_url: "),
+        (f"serve.port={'1' * 5000}", "$.serve.port"),
     ],
 )
 def test_a_wrong_override_is_an_error_that_names_it(override: str, said: str) -> None:

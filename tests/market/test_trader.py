@@ -94,8 +94,16 @@ def test_the_orders_of_the_actions(action: Action, side: int, price: int, post_o
 @pytest.mark.parametrize("action", [Action.CLOSE_BUY, Action.CLOSE_SELL])
 def test_a_resting_order_at_the_same_side_and_price_is_kept(action: Action) -> None:
     made = trader()
-    placed(made, action)
-    assert made.decide(NAME, window(BEAT + 1), wants(action)) == Decision(action)
+    order = placed(made, action)
+    assert made.decide(NAME, window(BEAT + 1), wants(action)) == Decision(action, keep=order)
+
+
+def test_an_order_is_not_kept_beyond_a_limit() -> None:
+    made = trader(max_data_age_s=8.0)
+    order = placed(made, Action.CLOSE_BUY)
+    assert made.limit(order, 8.0) is None
+    assert made.limit(order, 8.1) == "max_data_age_s"
+    assert made.orders_sent == 1
 
 
 @pytest.mark.parametrize(

@@ -32,20 +32,32 @@ def walk(n: int, seed: int, first_beat: int = FIRST_BEAT) -> np.ndarray:
     return rows
 
 
-def model_file(products: tuple[str, ...] = PRODUCTS, objective: str = "mse") -> bytes:
-    """Return an exported model that wants to buy, then, where it may not, to sell."""
-    torch.manual_seed(0)
+def meta_of(trained: tuple[str, ...] = PRODUCTS, objective: str = "mse") -> ModelMeta:
+    """Return the header of a small model of `PRODUCTS`."""
     config = SeedConfig(
-        products=len(products),
+        products=len(PRODUCTS),
         lstm_hidden=8,
         book_hidden=(8,),
         embedding_dim=4,
         interaction_hidden=(8,),
     )
-    model = build(config)
+    return ModelMeta(
+        model=config,
+        objective=objective,
+        products=PRODUCTS,
+        trained=trained,
+        horizon=75,
+        fees=Fees(),
+    )
+
+
+def model_file(trained: tuple[str, ...] = PRODUCTS, objective: str = "mse") -> bytes:
+    """Return an exported model that wants to buy, then, where it may not, to sell."""
+    torch.manual_seed(0)
+    meta = meta_of(trained, objective)
+    model = build(meta.model)
     model.output_mean[Action.FORCE_BUY] = 1.0
     model.output_mean[Action.CLOSE_BUY] = 1.0
     model.output_mean[Action.FORCE_SELL] = 0.5
     model.output_mean[Action.CLOSE_SELL] = 0.5
-    meta = ModelMeta(model=config, objective=objective, products=products, horizon=75, fees=Fees())
     return export(model.state_dict(), meta)

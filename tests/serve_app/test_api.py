@@ -20,9 +20,8 @@ from serve_app.app import (
     free_ports,
     ray_environment,
 )
-from serve_app.execution import ExecutionConfig
-from tests.serve_app.market_walk import PRODUCTS, model_file
-from tune.checkpoint import load_model
+from serve_app.executor import ExecutionConfig
+from tests.serve_app.market_walk import PRODUCTS, meta_of, model_file
 
 ACTIONS = ["FORCE_BUY", "CLOSE_BUY", "FORCE_SELL", "CLOSE_SELL", "NO_OP"]
 SAMPLE = {
@@ -37,6 +36,7 @@ class Stub:
     """Both handles: a model that adds up its inputs, and an execution that says a word."""
 
     broken = False
+    stream = "streaming"
 
     async def predict(self, *inputs: np.ndarray) -> np.ndarray:
         if self.broken:
@@ -49,7 +49,7 @@ class Stub:
     async def health(self) -> dict[str, Any]:
         if self.broken:
             raise RuntimeError("replica gone")
-        return {"stream": {"state": "streaming"}, "beats": 3}
+        return {"stream": {"state": self.stream}, "beats": 3}
 
     async def positions(self) -> dict[str, Any]:
         if self.broken:
@@ -85,8 +85,7 @@ def stub() -> Stub:
 
 @pytest.fixture
 def client(stub: Stub) -> Client:
-    _, meta = load_model(model_file())
-    return Client(create_api(meta, stub.predict, stub))
+    return Client(create_api(meta_of(), stub.predict, stub))
 
 
 def test_one_sample_gets_one_prediction(client: Client) -> None:
@@ -174,6 +173,9 @@ def test_a_bad_sample_is_refused_by_the_name_of_its_field(
         ("{", "body"),
         ("NaN", "body"),
         (b"\xff\xfe", "body"),
+        ("[" * 200_000, "body"),
+        ('{"samples": ' * 200_000, "body"),
+        ('{"product": NaN, "bids": ' + "[" * 200_000, "body"),
         ("{}", "product"),
     ],
 )
@@ -181,6 +183,16 @@ def test_a_bad_body_is_refused(client: Client, body: str | bytes, field: str) ->
     answer = client.post("/v1/predict", content=body)
     assert answer.status_code == 422
     assert answer.json()["field"] == field
+
+
+def test_products_that_the_model_was_not_trained_for_are_refused(stub: Stub) -> None:
+    client = Client(create_api(meta_of(trained=PRODUCTS[1:]), stub.predict, stub))
+    (prediction,) = client.post("/v1/predict", json=SAMPLE).json()["predictions"]
+    assert prediction["values"]["FORCE_SELL"] == 1.0  # Still its index in all the products.
+    answer = client.post("/v1/predict", json=changed("product", "BTC-USD"))
+    assert (answer.status_code, answer.json()["field"]) == (422, "product")
+    assert "the model was not trained for 'BTC-USD'" in answer.json()["detail"]
+    assert client.get("/health").json()["model"]["trained"] == list(PRODUCTS[1:])
 
 
 def test_a_size_error_says_how_many_are_allowed(client: Client) -> None:
@@ -191,11 +203,23 @@ def test_a_size_error_says_how_many_are_allowed(client: Client) -> None:
 def test_health_shows_model_and_execution(client: Client) -> None:
     health = client.get("/health").json()
     assert health["status"] == "ok"
-    assert health["model"]["products"] == list(PRODUCTS)
+    assert health["model"]["trained"] == list(PRODUCTS)
+    assert "products" not in health["model"]
     assert health["model"]["objective"] == "mse"
     assert health["model"]["variant"]["lstm_hidden"] == 8
     assert health["model"]["features_version"] == "1"
     assert health["execution"]["beats"] == 3
+
+
+@pytest.mark.parametrize(
+    ("stream", "status"),
+    [("lost", "degraded"), ("failed", "degraded"), ("finished", "ok"), ("idle", "ok")],
+)
+def test_health_is_degraded_while_no_windows_can_come(
+    client: Client, stub: Stub, stream: str, status: str
+) -> None:
+    stub.stream = stream
+    assert client.get("/health").json()["status"] == status
 
 
 def test_positions_are_passed_on(client: Client) -> None:
@@ -230,8 +254,9 @@ def test_a_taken_port_is_an_error() -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        with pytest.raises(QuaverError, match=f"port {port} cannot be opened"):
+        with pytest.raises(QuaverError, match=f"port {port} cannot be opened") as error:
             free_ports(port)
+        assert f"--set serve.port={port + 1}" in str(error.value)
     assert free_ports(port).http == port
 
 
@@ -241,5 +266,7 @@ def test_what_does_not_fit_the_model_is_an_error_before_anything_starts() -> Non
     bce = model_file(objective="bce")
     with pytest.raises(QuaverError, match="not trained for DOGE-USD"):
         build_app(bce, ExecutionConfig(products=("BTC-USD", "DOGE-USD")))
+    with pytest.raises(QuaverError, match="not trained for SOL-USD"):
+        build_app(model_file(trained=PRODUCTS[:2]), ExecutionConfig(products=PRODUCTS))
     with pytest.raises(QuaverError, match="min_edge_bps"):
         build_app(bce, ExecutionConfig(trader=TraderConfig(min_edge_bps=1.0)))

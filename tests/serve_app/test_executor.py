@@ -19,8 +19,9 @@ from market.products import product
 from market.trader import Trader, TraderConfig
 from market.windows import BEAT_NS
 from serve_app.brokers import Paper
-from serve_app.execution import ExecutionConfig, Executor
-from tests.serve_app.market_walk import FIRST_BEAT, PRODUCTS, WARM_UP, walk
+from serve_app.executor import ExecutionConfig, Executor, traded
+from sim.backtest import backtest
+from tests.serve_app.market_walk import FIRST_BEAT, PRODUCTS, WARM_UP, meta_of, walk
 
 BTC, ETH = PRODUCTS[:2]
 
@@ -42,6 +43,10 @@ def values_of(
     """Return numbers that favour every action now and then."""
     del medians
     return (bids[:, :5] - asks[:, :5]) * 100 + index[:, None]
+
+
+async def wants_to_buy_cheaply(*inputs: np.ndarray) -> np.ndarray:
+    return np.tile([0.0, 1.0, 0.0, 0.0, 0.0], (len(inputs[3]), 1))
 
 
 class Clock:
@@ -89,7 +94,7 @@ class Bench:
         self.ticks_ns = 0
         config = ExecutionConfig(products=(BTC, ETH), trader=TraderConfig(limits=Limits(**limits)))
         self.executor = Executor(
-            PRODUCTS,
+            meta_of(),
             config,
             predict or self.model,
             self.broker,
@@ -142,10 +147,7 @@ def test_served_features_equal_those_of_the_batch_bit_for_bit() -> None:
 
 
 def test_an_invalid_beat_starts_the_count_anew_and_takes_the_order_back() -> None:
-    async def wants_to_rest(*inputs: np.ndarray) -> np.ndarray:
-        return np.tile([0.0, 1.0, 0.0, 0.0, 0.0], (len(inputs[3]), 1))
-
-    bench = Bench(wants_to_rest)
+    bench = Bench(wants_to_buy_cheaply)
     rows = walk(WARM_UP + 1, 4)
     rows["ask"] = rows["low_ask"] = 60_000  # Far from everything: nothing fills.
     rows["trade_low"], rows["trade_high"] = 59_999, 59_999
@@ -261,13 +263,98 @@ def test_old_data_blocks_the_order_and_says_why() -> None:
     assert health["data_age_s"] == 8.5
 
 
+def quiet(n: int) -> np.ndarray:
+    """Windows between whose bid and ask nothing ever happens."""
+    rows = walk(n, 4)
+    rows["bid"] = rows["high_bid"] = 59_000
+    rows["ask"] = rows["low_ask"] = 60_000
+    rows["trades"] = 0
+    return rows
+
+
+def test_an_order_is_not_kept_against_a_limit() -> None:
+    bench = Bench(wants_to_buy_cheaply)
+    rows = quiet(WARM_UP + 3)
+    bench.send((BTC, rows[: WARM_UP + 1]))
+    kept = bench.executor.positions()["open_orders"]
+    assert [order["id"] for order in kept] == [f"{BTC}:{FIRST_BEAT + WARM_UP - 1}"]
+    bench.clock.age_ns = int(8.5e9)
+    bench.send((BTC, rows[WARM_UP + 1 : WARM_UP + 2]))
+    health = bench.executor.health()
+    assert (health["blocked"], health["cancels"]) == ({"max_data_age_s": 1}, 1)
+    assert bench.executor.positions()["open_orders"] == []
+    bench.clock.age_ns = 0
+    bench.send((BTC, rows[WARM_UP + 2 :]))
+    assert len(bench.broker.submitted) == 2
+
+
+def test_a_kept_order_does_not_count_against_the_order_rate() -> None:
+    bench = Bench(wants_to_buy_cheaply, max_orders_per_minute=1)
+    bench.send((BTC, quiet(WARM_UP + 3)))
+    assert bench.executor.health()["blocked"] == {}
+    assert len(bench.executor.positions()["open_orders"]) == 1
+
+
+def test_no_order_outlives_lost_beats() -> None:
+    bench = Bench(wants_to_buy_cheaply)
+    rows = quiet(WARM_UP + 5)
+    rows["low_ask"][-1] = 1  # What rests would fill.
+    bench.send((BTC, rows[:WARM_UP]))
+    bench.send((BTC, rows[-1:]))
+    health = bench.executor.health()
+    assert (health["orders"], health["cancels"], health["fills"]) == (1, 1, 0)
+    assert (health["breaks"], health["windows"], health["errors"]) == (1, WARM_UP + 1, 0)
+    assert bench.executor.positions()["open_orders"] == []
+
+
+def test_with_lost_beats_live_trading_equals_the_backtest() -> None:
+    streams, values = {}, {}
+    for i, name in enumerate((BTC, ETH)):
+        rows = walk(500, 20 + i)
+        for side in ("bid", "ask"):  # The unit is fixed at the first window, live and there alike.
+            rows[side][0] = rows[side][WARM_UP - 1]
+        rows = np.delete(rows, np.r_[170 + 50 * i, 320 + i : 330])
+        streams[name] = rows
+        f = features(rows, product(name).tick)
+        values[name] = f.beats, values_of(*f[1:], np.full(len(f.beats), i))
+    bench = Bench(max_orders_per_minute=1_000_000)
+
+    async def live() -> None:
+        for beat in range(FIRST_BEAT, FIRST_BEAT + 500):
+            bench.clock.beat = beat
+            item = [(name, rows[rows["beat"] == beat]) for name, rows in streams.items()]
+            await bench.executor.on_item(item)
+        await bench.executor.withdraw()
+
+    asyncio.run(live())
+    listed = {name: product(name) for name in streams}
+    run = backtest(streams, values, listed, ExecutionConfig().fees, CONFIG)
+    health, positions = bench.executor.health(), bench.executor.positions()
+    assert (health["breaks"], health["errors"]) == (4, 0)
+    assert health["orders"] == run.orders > 100
+    assert (health["taker_fills"], health["maker_fills"]) == (run.taker_fills, run.maker_fills)
+    assert health["cancels"] == run.cancels
+    assert health["actions"] == run.actions
+    assert float(positions["equity_usd"]) == run.final_equity_usd
+    assert float(positions["held_usd"]) == run.hold_usd[-1]
+    assert float(positions["deposited_usd"]) == run.deposited_usd[-1]
+
+
+def test_a_restart_shows() -> None:
+    bench = Bench()
+    began = bench.executor.health()["started"]
+    assert began == bench.executor.positions()["started"] == "2026-08-09T09:00:05+00:00"
+    bench.send((BTC, walk(3, 1)))
+    assert bench.executor.health()["started"] == began
+
+
 def test_without_an_answer_of_the_model_nothing_rests_and_the_next_beat_trades() -> None:
     fail = [False]
 
     async def predict(*inputs: np.ndarray) -> np.ndarray:
         if fail[0]:
             raise TimeoutError("too slow")
-        return np.tile([0.0, 1.0, 0.0, 0.0, 0.0], (len(inputs[3]), 1))
+        return await wants_to_buy_cheaply(*inputs)
 
     bench = Bench(predict)
     rows = walk(WARM_UP + 2, 4)
@@ -334,10 +421,7 @@ def test_an_unconfirmed_cancel_keeps_the_funds_locked_and_places_nothing() -> No
 
 
 def test_withdraw_takes_every_resting_order_back() -> None:
-    async def predict(*inputs: np.ndarray) -> np.ndarray:
-        return np.tile([0.0, 1.0, 0.0, 0.0, 0.0], (len(inputs[3]), 1))
-
-    bench = Bench(predict)
+    bench = Bench(wants_to_buy_cheaply)
     rows = walk(WARM_UP, 4)
     bench.send((BTC, rows), (ETH, rows))
     assert len(bench.executor.positions()["open_orders"]) == 2
@@ -354,7 +438,11 @@ def test_latency_is_from_the_arrival_of_the_item_to_each_decision() -> None:
     assert latency == {"n": 1, "p50": 1.0, "p99": 1.0, "max": 1.0}  # One reading later: 1 ms.
 
 
-def test_a_product_that_the_model_does_not_know_is_an_error_at_the_start() -> None:
-    config = ExecutionConfig(products=("DOGE-USD",))
-    with pytest.raises(QuaverError, match="not trained for DOGE-USD"):
-        Executor(PRODUCTS, config, FakeModel(), Paper())
+def test_what_the_model_was_not_trained_for_is_not_traded() -> None:
+    meta = meta_of(trained=PRODUCTS[1:])
+    for name in ("DOGE-USD", BTC):
+        with pytest.raises(QuaverError, match=f"not trained for {name}"):
+            Executor(meta, ExecutionConfig(products=(name, ETH)), FakeModel(), Paper())
+    assert traded(meta, ExecutionConfig()) == {ETH: 1, PRODUCTS[2]: 2}
+    executor = Executor(meta, ExecutionConfig(), FakeModel(), Paper())
+    assert list(executor.positions()["products"]) == list(PRODUCTS[1:])

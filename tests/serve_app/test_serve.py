@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from serve_app.brokers import Paper
-from serve_app.execution import Executor
+from serve_app.executor import Executor
 from tests.serve_app import driver
-from tests.serve_app.market_walk import PRODUCTS, model_file
+from tests.serve_app.market_walk import PRODUCTS, meta_of, model_file
 from tune.checkpoint import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ def in_process(model: torch.nn.Module) -> Executor:
     async def predict(*inputs: np.ndarray) -> np.ndarray:
         return values_of(model, inputs)
 
-    executor = Executor(PRODUCTS, driver.EXECUTION, predict, Paper())
+    executor = Executor(meta_of(), driver.EXECUTION, predict, Paper())
     windows = driver.streams()
     half = driver.BEATS // 2
 
@@ -132,7 +132,7 @@ def test_the_application_predicts_trades_and_leaves_nothing_behind(tmp_path: Pat
         assert (execution["errors"], "breaks off" in execution["last_error"]) == (1, True)
         for name in ("beats", "windows", "predictions", "orders", "fills", "actions", "blocked"):
             assert execution[name] == expected.health()[name], name
-        assert positions == expected.positions()
+        assert positions == {**expected.positions(), "started": execution["started"]}
         assert any("haproxy" in each.name() for each in marked(mark))
         assert len(marked(mark)) > 5
         out, _ = process.communicate("", timeout=60)

@@ -232,6 +232,23 @@ def test_a_limit_that_blocks_is_counted() -> None:
     assert run.actions["FORCE_BUY"] == 1
 
 
+@pytest.mark.parametrize("max_daily_loss_usd", [10.0, 100.0])
+def test_an_order_is_not_kept_against_a_limit(max_daily_loss_usd: float) -> None:
+    """The bid falls by 9.99 USD and the ask stays: 10 coins lose 49.95 USD, the order's place not.
+
+    The last beat would fill what rests.
+    """
+    windows = rows([(9_999, 10_001), (9_000, 10_001), (9_000, 10_001)])
+    windows["low_ask"][2] = 9_999
+    config = TraderConfig(limits=Limits(max_daily_loss_usd=max_daily_loss_usd))
+    values = {NAME: chosen(Action.CLOSE_BUY, Action.CLOSE_BUY)}
+    run = backtest({NAME: windows}, values, ONE, FEES, config)
+    kept = max_daily_loss_usd == 100.0
+    assert run.blocked == ({} if kept else {"max_daily_loss_usd": 1})
+    assert (run.orders, run.cancels, run.maker_fills) == ((1, 0, 1) if kept else (1, 1, 0))
+    assert run.actions["CLOSE_BUY"] == 2
+
+
 def test_the_run_covers_the_decisions_and_the_beat_after() -> None:
     windows = rows([(9_999, 10_001)] * 20)
     values = {NAME: chosen(Action.NO_OP, Action.CLOSE_BUY, first=BEAT + 5)}

@@ -23,7 +23,12 @@ def exported(make_samples, small) -> tuple[bytes, ModelMeta, dict[str, torch.Ten
         make_samples(300), make_samples(100, seed=3), msgspec.structs.replace(small, epochs=1)
     )
     meta = ModelMeta(
-        model=small.model, objective="mse", products=PRODUCTS, horizon=75, fees=Fees(taker_bps=7.5)
+        trained=("BTC-USD",),
+        model=small.model,
+        objective="mse",
+        products=PRODUCTS,
+        horizon=75,
+        fees=Fees(taker_bps=7.5),
     )
     return export(state.weights, meta), meta, state.weights
 

@@ -25,6 +25,8 @@ def test_grid_by_dotted_path(small) -> None:
     ("grid", "message"),
     [
         ({"model.lstm": [1]}, "'model.lstm' is not a field"),
+        ({"model.lstm_hiden": [1]}, "did you mean model.lstm_hidden"),
+        ({"lerning_rate": [1]}, "did you mean learning_rate"),
         ({"epochs.count": [1]}, "'epochs.count' is not a field"),
         ({"objective": ["mae"]}, "do not fit"),
         ({"model.lstm_hidden": [0]}, "do not fit"),

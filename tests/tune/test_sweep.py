@@ -136,14 +136,14 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, tmp_path) -> None:
         if progress.finished_epochs >= 3:
             signal.raise_signal(signal.SIGINT)
 
-    assert re.search("interrupted .*resume it", _stopped(**sweep, on_progress=interrupt))
+    assert re.search("interrupted .*--resume", _stopped(**sweep, on_progress=interrupt))
     folder = tmp_path / "bucket/prefix/runs/grid"
     before = 0
     for name in NAMES:
         found = _checkpoints(folder / name)
         before += load_state(folder / name / found[-1]).epoch if found else 0
     assert 3 <= before < 2 * epochs
-    with pytest.raises(QuaverError, match="exists; resume it"):
+    with pytest.raises(QuaverError, match=r"exists; .*--resume"):
         run_sweep(**sweep)
     other = msgspec.structs.replace(sweep["config"], max_failures=1)
     for change in ({"config": other}, {"horizon": 10}, {"fees": Fees()}):

@@ -1,0 +1,304 @@
+"""Live execution: from the windows a collector closed to orders, and what is known of all that.
+
+There is no Ray here: the predictor, the broker and the clocks are handed in, so it runs in a test
+as it runs live. It follows `sim.backtest.step` with a broker that may be behind a network.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from market.actions import Action, Fees
+from market.errors import QuaverError
+from market.events import BUY
+from market.features import FeatureBuilder
+from market.ledger import Order
+from market.paper import Fill
+from market.products import product
+from market.trader import Trader, TraderConfig
+from market.windows import BEAT_NS, after_break
+from serve_app.brokers import Broker
+from tune.checkpoint import ModelMeta
+
+Item = list[tuple[str, NDArray[np.void]]]  # What a stream yields: (product, WINDOW[m >= 0]).
+Predict = Callable[..., Awaitable[NDArray[np.float64]]]  # (medians, bids, asks, product) -> [n, 5]
+Values = NDArray[np.float64]
+
+_CURVE_BEATS = 900  # An hour of equity.
+_LATENCIES = 4096
+_COUNTS = (
+    "beats",
+    "windows",
+    "ignored_windows",
+    "repeated_windows",
+    "breaks",
+    "predictions",
+    "orders",
+    "fills",
+    "taker_fills",
+    "maker_fills",
+    "cancels",
+    "cancels_unconfirmed",
+    "errors",
+)
+
+
+class ExecutionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is traded, under which rules, and where the windows come from."""
+
+    products: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(description="products traded; empty: all the model was trained for"),
+    ] = ()
+    trader: TraderConfig = msgspec.field(default_factory=TraderConfig)
+    fees: Fees = msgspec.field(default_factory=Fees)
+    source: Annotated[
+        str | None, msgspec.Meta(description="name of the actor that streams windows; none: idle")
+    ] = None
+    source_namespace: Annotated[
+        str | None, msgspec.Meta(description="its Ray namespace; none: that of Serve")
+    ] = None
+    predict_timeout_s: Annotated[
+        float, msgspec.Meta(gt=0, description="a prediction later than this is not traded on")
+    ] = 3.0
+    retry_first_s: Annotated[
+        float, msgspec.Meta(gt=0, description="wait before a lost stream is opened again; doubles")
+    ] = 0.5
+    retry_cap_s: Annotated[float, msgspec.Meta(gt=0, description="longest such wait")] = 15.0
+
+
+def traded(meta: ModelMeta, config: ExecutionConfig) -> dict[str, int]:
+    """Return the products to trade, each with its index in the model.
+
+    QuaverError if the model was not trained for one of them.
+    """
+    names = config.products or meta.trained
+    untrained = [name for name in names if name not in meta.trained]
+    if untrained:
+        raise QuaverError(
+            f"serve: the model was not trained for {', '.join(untrained)}; "
+            "train it for them or leave them out of `products`"
+        )
+    return {name: meta.products.index(name) for name in names}
+
+
+class _Row(NamedTuple):
+    product_id: str
+    window: NDArray[np.void]  # WINDOW[1]
+
+
+class Executor:
+    """The trading of one account, beat by beat; every number it keeps is read by `/health`."""
+
+    def __init__(
+        self,
+        meta: ModelMeta,
+        config: ExecutionConfig,
+        predict: Predict,
+        broker: Broker,
+        *,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Trade with the model that `meta` describes; QuaverError as from `traded`."""
+        self._index = traded(meta, config)
+        listed = {name: product(name) for name in self._index}
+        self.trader = Trader(listed, config.fees, config.trader)
+        self._features = {name: FeatureBuilder(p.tick) for name, p in listed.items()}
+        self._predict, self._broker = predict, broker
+        self._monotonic_ns, self._wall_ns = monotonic_ns, wall_ns
+        self.started = datetime.fromtimestamp(wall_ns() / 1e9, UTC).isoformat(timespec="seconds")
+        self.counts: Counter[str] = Counter()
+        self.actions: Counter[str] = Counter()
+        self.blocked: Counter[str] = Counter()
+        self.last_error: str | None = None
+        self.last_beat: int | None = None
+        self.equity_curve: deque[tuple[int, Decimal]] = deque(maxlen=_CURVE_BEATS)
+        self._latencies_ns: deque[int] = deque(maxlen=_LATENCIES)
+        self._newest: dict[str, int] = {}
+
+    async def on_item(self, item: Item) -> None:
+        """Handle the windows that a collector closed together, in order of beat.
+
+        Every beat is decided on, a late one too, as a backtest would: that its data is too old to
+        trade on is for the data-age limit to say. Where beats of a product were lost, the first of
+        them is an invalid one, as in a backtest, so that no order outlives them.
+        """
+        received_ns = self._monotonic_ns()
+        beats: dict[int, list[_Row]] = {}
+        for product_id, windows in item:
+            if product_id not in self._features:
+                self.counts["ignored_windows"] += len(windows)
+                continue
+            for i, beat in enumerate(windows["beat"].tolist()):
+                due = self._newest.get(product_id, beat - 1) + 1
+                if beat < due:
+                    self.counts["repeated_windows"] += 1  # A collector that started again.
+                    continue
+                if beat > due:
+                    self.counts["breaks"] += 1
+                    beats.setdefault(due, []).append(_Row(product_id, after_break(due)))
+                self.counts["windows"] += 1
+                self._newest[product_id] = beat
+                beats.setdefault(beat, []).append(_Row(product_id, windows[i : i + 1]))
+        for beat in sorted(beats):
+            rows = sorted(beats[beat], key=lambda row: self._index[row.product_id])
+            await self._on_beat(beat, rows, received_ns)
+
+    async def withdraw(self) -> None:
+        """Cancel every resting order: without windows, none of them can be answered for."""
+        for order in list(self.trader.ledger.open.values()):
+            await self._cancel(order)
+
+    def failed(self, where: str, error: BaseException) -> None:
+        """Count an error and keep its text."""
+        self.counts["errors"] += 1
+        self.last_error = f"{where}: {type(error).__name__}: {error}"
+
+    async def _on_beat(self, beat: int, rows: list[_Row], received_ns: int) -> None:
+        found, asked = [], []
+        for row in rows:
+            features = self._features[row.product_id].push(row.window)
+            if len(features.beats):
+                found.append(features)
+                asked.append(row.product_id)
+        values = await self._values(found, asked) if asked else {}
+        age_s = max(0, self._wall_ns() - (beat + 1) * BEAT_NS) / 1e9
+        for row in rows:
+            try:
+                await self._step(row, values.get(row.product_id), age_s, received_ns)
+            except Exception as error:  # It costs this product this beat, nothing else.
+                self.failed(f"beat {beat}, {row.product_id}", error)
+        if self.last_beat is None or beat > self.last_beat:
+            self.counts["beats"] += 1
+            self.last_beat = beat
+        elif self.equity_curve[-1][0] == beat:
+            self.equity_curve.pop()  # Other products of this beat came before.
+        if beat == self.last_beat:
+            self.equity_curve.append((beat, self.trader.equity))
+
+    async def _values(self, found: list[Any], asked: list[str]) -> dict[str, Values]:
+        """Ask for all products at once; without an answer nothing is traded and orders go."""
+        columns = [np.concatenate(column) for column in zip(*found, strict=True)]
+        index = np.array([self._index[name] for name in asked], np.int64)
+        try:
+            values = await self._predict(*columns[1:], index)
+        except Exception as error:
+            self.failed("prediction", error)
+            return {}
+        self.counts["predictions"] += len(asked)
+        return dict(zip(asked, values, strict=True))
+
+    async def _step(self, row: _Row, values: Values | None, age_s: float, received_ns: int) -> None:
+        """Take one product through the end of a beat, in the backtest's order."""
+        for fill in await self._broker.on_window(row.product_id, row.window):
+            self._filled(fill)
+        self.trader.observe(row.product_id, row.window)
+        decision = self.trader.decide(row.product_id, row.window, values)
+        if values is not None:
+            self.actions[decision.action.name] += 1
+            self._latencies_ns.append(self._monotonic_ns() - received_ns)
+        cancel = decision.cancel
+        if decision.keep and (reason := self.trader.limit(decision.keep, age_s)):
+            self.blocked[reason] += 1
+            cancel = decision.keep
+        if cancel and not await self._cancel(cancel):
+            return
+        if decision.place is None:
+            return
+        reason = self.trader.admit(decision.place, self._monotonic_ns(), age_s)
+        if reason:
+            self.blocked[reason] += 1
+            return
+        self.counts["orders"] += 1
+        fill = await self._broker.submit(decision.place)
+        if fill:
+            self._filled(fill)
+
+    async def _cancel(self, order: Order) -> bool:
+        """Cancel; its funds are free, and a new order may follow, only once that is confirmed."""
+        if not await self._broker.cancel(order.id):
+            self.counts["cancels_unconfirmed"] += 1
+            return False
+        self.trader.cancelled(order.id)
+        self.counts["cancels"] += 1
+        return True
+
+    def _filled(self, fill: Fill) -> None:
+        order = self.trader.ledger.open[fill.order_id]
+        self.trader.filled(fill.order_id, fill.price_ticks, fill.lots)
+        self.counts["maker_fills" if order.post_only else "taker_fills"] += 1
+        self.counts["fills"] += 1
+
+    def health(self) -> dict[str, Any]:
+        """Return counts, reasons and latencies as plain JSON values."""
+        age_s = None
+        if self.last_beat is not None:
+            age_s = round((self._wall_ns() - (self.last_beat + 1) * BEAT_NS) / 1e9, 3)
+        return {
+            "started": self.started,
+            **{name: self.counts[name] for name in _COUNTS},
+            "actions": {action.name: self.actions[action.name] for action in Action},
+            "blocked": dict(self.blocked),
+            "last_beat": self.last_beat,
+            "data_age_s": age_s,
+            "last_error": self.last_error,
+            "decision_latency_ms": _percentiles_ms(self._latencies_ns),
+        }
+
+    def positions(self) -> dict[str, Any]:
+        """Return the ledger; money, sizes and prices are decimal strings, exact.
+
+        The account is as old as this object: `started` tells a restarted one from the one before.
+        `deposited_usd` is what the reserves were worth when they were granted, `held_usd` what the
+        account would be worth had it done nothing.
+        """
+        ledger, net = self.trader.ledger, self.trader.positions
+        return {
+            "started": self.started,
+            "usd": _text(ledger.usd),
+            "free_usd": _text(ledger.free_usd),
+            "equity_usd": _text(self.trader.equity),
+            "deposited_usd": _text(self.trader.deposited_usd),
+            "held_usd": _text(self.trader.held_usd),
+            "products": {
+                name: {
+                    "lots": lots,
+                    "free_lots": ledger.free_lots(name),
+                    "size": _text(ledger.products[name].size(lots)),
+                    "unit_lots": self.trader.unit.get(name, 0),
+                    "net_units": net.get(name, 0.0),
+                }
+                for name, lots in ledger.lots.items()
+            },
+            "open_orders": [self._order(order) for order in ledger.open.values()],
+            "equity_curve": [[beat, _text(equity)] for beat, equity in self.equity_curve],
+        }
+
+    def _order(self, order: Order) -> dict[str, Any]:
+        return {
+            "id": order.id,
+            "product": order.product_id,
+            "side": "BUY" if order.side == BUY else "SELL",
+            "price": _text(self.trader.ledger.products[order.product_id].price(order.price_ticks)),
+            "lots": order.lots,
+            "post_only": order.post_only,
+        }
+
+
+def _percentiles_ms(samples_ns: Sequence[int]) -> dict[str, float | int | None]:
+    if not samples_ns:
+        return {"n": 0, "p50": None, "p99": None, "max": None}
+    named = zip(("p50", "p99", "max"), np.percentile(samples_ns, [50, 99, 100]), strict=True)
+    return {"n": len(samples_ns)} | {name: round(float(ns) / 1e6, 3) for name, ns in named}
+
+
+def _text(value: Decimal) -> str:
+    return format(value, "f")
