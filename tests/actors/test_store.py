@@ -108,7 +108,7 @@ def test_a_root_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["write", "read", "files"])
 def test_a_file_where_a_folder_belongs_says_so(tmp_path: Path, method: str) -> None:
     (tmp_path / "raw").write_text("a file where a folder should be")
-    with pytest.raises(QuaverError, match="(?i)not a directory|file exists") as caught:
+    with pytest.raises(QuaverError, match=r"(?i)not a directory|file exists") as caught:
         METHODS[method](Store(str(tmp_path)))
     assert str(tmp_path) in str(caught.value) and "raw" in str(caught.value)
 

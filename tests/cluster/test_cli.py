@@ -4,6 +4,8 @@ import io
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,6 @@ from rich.console import Console
 from actors.store import Store
 from cluster import cli
 from cluster.config import load_config
-from cluster.demo import run_demo
 from datasets.loader import load_samples
 from datasets.tables import read_windows, stored
 from market.actions import Fees
@@ -81,11 +82,19 @@ def test_the_demo_refuses_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "ten years"
 
 
-# A demo that may use its folder and is refused at what comes next.
-NO_FURTHER = load_config(None, ["ray_address=ray://nowhere:1"])
+@pytest.fixture
+def clear() -> Callable[[Path], None]:
+    """Return a function that starts a demo which ends once it has its folder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray Serve warns about itself when imported.
+        from cluster.demo import run_demo
+    config = load_config(None, ["ray_address=ray://nowhere:1"])
+    return lambda out: run_demo(config, out, Console(file=io.StringIO()))
 
 
-def test_the_demo_empties_its_folder_and_leaves_the_link_to_it(tmp_path: Path) -> None:
+def test_the_demo_empties_its_folder_and_leaves_the_link_to_it(
+    clear: Callable[[Path], None], tmp_path: Path
+) -> None:
     folder, out, other = tmp_path / "folder", tmp_path / "out", tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("ten years")
@@ -93,7 +102,7 @@ def test_the_demo_empties_its_folder_and_leaves_the_link_to_it(tmp_path: Path) -
     folder.mkdir()
     for _ in range(2):
         with pytest.raises(QuaverError, match="ray://"):
-            run_demo(NO_FURTHER, out, Console(file=io.StringIO()))
+            clear(out)
         assert out.is_symlink() and len(list(folder.iterdir())) == 1
         (folder / "raw" / "day").mkdir(parents=True)
         (folder / "raw" / "day" / "old").write_text("of the last run")
@@ -103,11 +112,13 @@ def test_the_demo_empties_its_folder_and_leaves_the_link_to_it(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("out", ["file", "file/below", "dangling", "x" * 300])
-def test_the_demo_names_a_folder_that_it_cannot_use(tmp_path: Path, out: str) -> None:
+def test_the_demo_names_a_folder_that_it_cannot_use(
+    clear: Callable[[Path], None], tmp_path: Path, out: str
+) -> None:
     (tmp_path / "file").write_text("ten years")
     (tmp_path / "dangling").symlink_to(tmp_path / "file" / "nothing")
     with pytest.raises(QuaverError) as caught:
-        run_demo(NO_FURTHER, tmp_path / out, Console(file=io.StringIO()))
+        clear(tmp_path / out)
     assert str(tmp_path / out) in str(caught.value) and "--out" in str(caught.value)
     assert (tmp_path / "file").read_text() == "ten years"
 
