@@ -68,7 +68,7 @@ def check_url(url: str) -> None:
     """Raise a QuaverError if this is no websocket address."""
     try:
         parse_uri(url)
-    except InvalidURI:
+    except (InvalidURI, ValueError):  # ValueError: a port that is none.
         raise QuaverError(
             f"{url!r} is no websocket address; write it like wss://host or ws://host:port"
         ) from None
