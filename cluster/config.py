@@ -122,7 +122,7 @@ def _check(config: Config) -> None:
     if config.feed_url != SIMULATED:
         try:
             check_url(config.feed_url)
-        except (QuaverError, ValueError) as e:
+        except QuaverError as e:
             raise QuaverError(f"configuration: feed_url: {e}; or {SIMULATED}") from None
     variants(config.sweep)
     if abs(sum(config.split) - 1) > 1e-9:

@@ -105,7 +105,11 @@ def run_serve(config: Config, store: Store, name: str, record: bool, console: Co
             "none of which is in `products`"
         )
     if left_out := [p for p in wanted if p not in traded]:
-        console.print(f"not traded, unknown to the model: {', '.join(left_out)}", soft_wrap=True)
+        console.print(
+            f"trading {', '.join(traded)}; {len(left_out)} other products of the configuration are "
+            "unknown to the model",
+            soft_wrap=True,
+        )
     ports = app.free_ports(config.serve.port)
     console.print(f"starting; windows come from {config.feed_url}", soft_wrap=True)
     with (
