@@ -291,7 +291,7 @@ def write_report_to(store: Store, report: ReportData) -> str:
     folder = f"reports/{report.name}"
     store.write(f"{folder}/metrics.json", metrics(report))
     store.write(f"{folder}/report.html", render(report).encode())
-    return store.full_path(f"{folder}/report.html")
+    return f"{store.root}/{folder}/report.html"
 
 
 def print_summary(report: ReportData, page: str, console: Console) -> None:
