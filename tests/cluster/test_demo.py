@@ -58,6 +58,7 @@ def start_demo(tmp_path: Path, log: Path) -> Iterator[Start]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(480)
 def test_the_demo_trades_and_writes_a_report_twice_and_its_model_is_served(
     start_demo: Start, log: Path, tmp_path: Path
 ) -> None:
