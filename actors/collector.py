@@ -57,12 +57,14 @@ class Collector:
             self._connections.append(
                 Connection(url, list(group), reader, self._apply, self._synced, config)
             )
+        self._reading: list[asyncio.Task[None]] = []
         self._run: asyncio.Task[None] | None = None
         self._ended = False
         self._consumer = 0  # The newest caller of `stream`.
 
     async def start(self) -> None:
         """Connect and begin to record; returns at once."""
+        self._reading = [asyncio.create_task(c.run()) for c in self._connections]
         self._run = asyncio.create_task(self._collect())
 
     async def stream(self) -> AsyncIterator[Closed]:
@@ -91,10 +93,12 @@ class Collector:
                 self._run.result()
 
     async def stop(self) -> None:
-        """Stop reading and write what is left; raise what went wrong."""
-        if self._run:
-            self._run.cancel()
-        self._end()
+        """Stop reading and write what is left; raise what went wrong.
+
+        Only the reading is cancelled: writing what is left goes on to its end.
+        """
+        for reading in self._reading:
+            reading.cancel()
         await self.finished()
 
     async def status(self) -> dict[str, Any]:
@@ -115,16 +119,16 @@ class Collector:
         }
 
     async def _collect(self) -> None:
-        runs = [asyncio.create_task(connection.run()) for connection in self._connections]
         try:
-            await asyncio.gather(*runs)
+            await asyncio.gather(*self._reading)
         finally:
-            for run in runs:
-                run.cancel()
+            for reading in self._reading:
+                reading.cancel()
             try:
                 await self._write_the_rest()
             finally:
-                self._end()
+                self._ended = True
+                self._news.set()
 
     async def _write_the_rest(self) -> None:
         try:
@@ -135,10 +139,6 @@ class Collector:
                 await asyncio.to_thread(self._recorder.close)
                 for reader in self._readers:
                     keep_corrupt(self._store, "live", reader.corrupt)
-
-    def _end(self) -> None:
-        self._ended = True
-        self._news.set()
 
     def _apply(self, events: Events) -> None:
         closed: Closed = []

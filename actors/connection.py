@@ -146,10 +146,10 @@ class Connection:
         """
         now, wanted = time.monotonic(), []
         for product_id in self._product_ids:
-            asked_at, times = self._asked.get(product_id, (0.0, 0))
+            asked_at, times = self._asked.get(product_id, (now, 0))
             if self._synced(product_id):
                 self._asked.pop(product_id, None)
-            elif now - asked_at > min(_RAREST_ASK_S, self._config.snapshot_s * 2 ** (times - 1)):
+            elif times == 0 or now - asked_at > self._patience_s(times):
                 wanted.append(product_id)
                 self._asked[product_id] = now, times + 1
         if any(self._asked[p][1] > _ASKS_BEFORE_RECONNECT for p in wanted) and (
@@ -160,6 +160,10 @@ class Connection:
             # Repeating a subscribe brings no snapshot; unsubscribing first does.
             await self._ask(socket, "unsubscribe", "level2", wanted)
             await self._ask(socket, "subscribe", "level2", wanted)
+
+    def _patience_s(self, times: int) -> float:
+        """How long to wait for a book that has been asked for so many times."""
+        return min(_RAREST_ASK_S, self._config.snapshot_s * 2 ** min(times - 1, 16))
 
     def _any_synced(self) -> bool:
         return any(self._synced(product_id) for product_id in self._product_ids)

@@ -194,7 +194,7 @@ def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
         for p in traded
     ]
     stage.update(4, 4, f"{len(test):,} samples, {study.model.orders:,} orders")
-    sources = _sources(store, windows)
+    sources = _sources(store, traded)
     return ReportData(
         name=name,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -229,13 +229,12 @@ def _windows_between(store: Store, product_id: str, first: int, last: int) -> ND
     return windows[(windows["beat"] >= first) & (windows["beat"] <= last)]
 
 
-def _sources(store: Store, windows: dict[str, NDArray[np.void]]) -> list[str]:
-    """Where the frames behind these windows came from, as their raw partitions say."""
+def _sources(store: Store, products: list[str]) -> list[str]:
+    """Where the frames of these products came from, training's included."""
     found: set[str] = set()
-    for product_id, rows in windows.items():
-        for day in {day_of(int(beat) * BEAT_NS) for beat in (rows["beat"][0], rows["beat"][-1])}:
-            manifest = read_manifest(store, product_id, day)
-            found |= {session.source for session in manifest.sessions} if manifest else set()
+    for product_id, day in partitions(store):
+        manifest = read_manifest(store, product_id, day) if product_id in products else None
+        found |= {session.source for session in manifest.sessions} if manifest else set()
     return sorted(found) or ["unknown: the raw partitions are gone"]
 
 
@@ -322,5 +321,5 @@ def print_summary(report: ReportData, page: str, console: Console) -> None:
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     if report.data.simulated:
-        console.print("[dim]simulated market with a planted edge: this is no claim of skill[/]")
+        console.print("[dim]simulated market: these numbers are no claim of skill[/]")
     console.print(f"report: {page}", soft_wrap=True, highlight=False)

@@ -114,10 +114,14 @@ class Ledger:
         total = self.usd
         for product_id, lots in self.lots.items():
             if lots:
-                listed = self.products[product_id]
-                coins = EXACT.multiply(listed.size(lots), Decimal("0.5"))
-                total = EXACT.add(total, EXACT.multiply(listed.price(mid2[product_id]), coins))
+                total = EXACT.add(total, self.worth(product_id, lots, mid2[product_id]))
         return total
+
+    def worth(self, product_id: str, lots: int, mid2: int) -> Decimal:
+        """USD that lots of a product are worth at the median; `mid2` is bid + ask in ticks."""
+        listed = self.products[product_id]
+        coins = EXACT.multiply(listed.size(lots), Decimal("0.5"))
+        return EXACT.multiply(listed.price(mid2), coins)
 
     def _opened(self, order_id: str) -> Order:
         if order_id not in self.open:

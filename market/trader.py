@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from market.actions import Action, Fees
 from market.events import BUY
-from market.ledger import Ledger, Order, exact
+from market.ledger import EXACT, Ledger, Order, exact
 from market.policy import Limits, Situation, breached, decide, order_for, unit_lots
 from market.products import Product
 from market.windows import BEAT_NS
@@ -79,9 +79,9 @@ class Trader:
             self.unit[product_id] = lots
             self.ledger.lots[product_id] += lots
             # The reserve just granted is no gain of the day.
-            granted_usd = listed.price(self.mid2[product_id]) * listed.size(lots) / 2
-            self._day_equity += granted_usd
-            self.deposited_usd += granted_usd
+            granted_usd = self.ledger.worth(product_id, lots, self.mid2[product_id])
+            self._day_equity = EXACT.add(self._day_equity, granted_usd)
+            self.deposited_usd = EXACT.add(self.deposited_usd, granted_usd)
         day = int(row["beat"]) // _DAY_BEATS
         if day > self._day:  # Another product's last beat of yesterday may come after.
             self._day, self._day_equity = day, self.equity
@@ -185,7 +185,7 @@ class Trader:
             return False
         if resting and resting.side == order.side:
             if order.side == BUY:
-                freed = self.ledger.free_usd + self.ledger.cost(resting)
+                freed = EXACT.add(self.ledger.free_usd, self.ledger.cost(resting))
                 return self.ledger.cost(order) <= freed
             return order.lots <= self.ledger.free_lots(order.product_id) + resting.lots
         return self.ledger.affords(order)

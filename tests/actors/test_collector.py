@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from actors.collector import Collector
 from actors.connection import Connection, ConnectionConfig
 from actors.raw import partitions, read_manifest
 from actors.reader import Events, Reader
+from actors.recorder import Recorder
 from actors.store import Store
 from market.errors import QuaverError
 from market.products import UNIVERSE, product
@@ -523,6 +525,42 @@ def test_a_book_that_never_comes_leaves_the_others_alone(tmp_path: Path) -> None
             await ours.finished()
             assert len(venue.connections) == 1
             assert (await ours.status())["counts"]["valid windows"] == 1
+
+    play(test)
+
+
+def test_patience_with_a_book_grows_and_stays_finite() -> None:
+    listing = {BTC: product(BTC)}
+    reader = Reader(lambda data, products: pytest.fail("no frame"), listing)
+    config = after(snapshot_s=15.0)
+    one = Connection("ws://127.0.0.1:1", [BTC], reader, lambda events: None, bool, config)
+    waits = [one._patience_s(times) for times in (1, 2, 3, 50, 5_000)]
+    assert waits == [15.0, 30.0, 60.0, 600.0, 600.0]  # A week of asking for a dead product.
+
+
+def test_a_stop_while_the_rest_is_written_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        writing, release = threading.Event(), threading.Event()
+        close = Recorder.close
+
+        def slow_close(recorder: Recorder) -> None:
+            writing.set()
+            release.wait(LIMIT_S)
+            close(recorder)
+
+        monkeypatch.setattr(Recorder, "close", slow_close)
+        async with Venue(ends) as venue:
+            ours = collector(venue.url, tmp_path, (BTC,))
+            await ours.start()
+            await asyncio.to_thread(writing.wait, LIMIT_S)
+            stopping = asyncio.ensure_future(ours.stop())
+            await asyncio.sleep(0)
+            assert not stopping.done()
+            release.set()
+            await stopping
+        assert partitions(Store(str(tmp_path)))
 
     play(test)
 

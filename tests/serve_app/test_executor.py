@@ -219,7 +219,8 @@ def test_decisions_fills_and_ledger_equal_the_market_rules_applied_plainly() -> 
     assert positions["equity_usd"] == format(trader.equity, "f")
     assert positions["equity_curve"][-1] == [FIRST_BEAT + 399, positions["equity_usd"]]
     assert len(positions["open_orders"]) == len(trader.ledger.open)
-    assert positions["deposited_usd"] == usd_of_reserves(streams, trader.unit, 0)
+    wanted = Decimal(usd_of_reserves(streams, trader.unit, 0))
+    assert Decimal(positions["deposited_usd"]) == wanted  # Zeros at the end are no difference.
     assert positions["held_usd"] == usd_of_reserves(streams, trader.unit, -1)
     assert msgspec.json.decode(msgspec.json.encode([health, positions])) == [health, positions]
 
