@@ -8,9 +8,9 @@ from enum import IntEnum
 from typing import Annotated
 
 import msgspec
-from numba import njit
 
 from market.errors import QuaverError
+from market.jit import compiled
 
 
 class Action(IntEnum):
@@ -42,7 +42,7 @@ ZERO_FEES = Fees(taker_bps=0.0, maker_bps=0.0)
 LOWEST_TIER_FEES = Fees(taker_bps=120.0, maker_bps=60.0)
 
 
-@njit(cache=True)
+@compiled
 def resting_buy_fills(price: int, low_ask: int, trades: int, trade_low: int) -> bool:
     """Whether a post-only buy at `price` (ticks) fills in a beat with these extremes.
 
@@ -51,7 +51,7 @@ def resting_buy_fills(price: int, low_ask: int, trades: int, trade_low: int) -> 
     return low_ask <= price or (trades > 0 and trade_low < price)
 
 
-@njit(cache=True)
+@compiled
 def resting_sell_fills(price: int, high_bid: int, trades: int, trade_high: int) -> bool:
     """Whether a post-only sell at `price` (ticks) fills in a beat with these extremes."""
     return high_bid >= price or (trades > 0 and trade_high > price)

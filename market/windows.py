@@ -5,14 +5,38 @@ a time), so both give the same bits. What it decides: when the book is synced, w
 valid, and the record of each beat. It asks for nothing; the shell resubscribes when told.
 """
 
+from typing import Any
+
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from market.book import BUCKETS, fill_buckets, set_level, sort_levels
+from market.book import (
+    BUCKETS,
+    MAX_SUM_LOTS,
+    Book,
+    best_ask,
+    best_bid,
+    clear,
+    cramped,
+    fill_buckets,
+    has_both_sides,
+    levels,
+    new_book,
+    overfull,
+    prefetch_level,
+    roomier,
+    set_level,
+    settle,
+)
 from market.events import ASK, BID, BUY, EVENT, Kind, Reason
+from market.jit import compiled, inlined
+from market.products import MAX_UNITS
 
 BEAT_NS = 4_000_000_000
+MAX_LEAP_NS = 7 * 86_400 * 1_000_000_000  # Longer silence is another recording, after END.
+
+Records = NDArray[np.void]
+Record = Any  # One of them, as compiled functions see it.
 
 WINDOW = np.dtype(
     [
@@ -42,18 +66,19 @@ _STATE = np.dtype(
         ("reason", "i8"),
         ("in_snapshot", "i8"),
         ("touched", "i8"),  # The book changed in the frame being read.
-        ("bids", "i8"),  # Levels a side.
-        ("asks", "i8"),
-        ("seen", "i8"),  # The extremes below hold something.
+        ("seen", "i8"),  # The beat's extremes hold something.
+        ("wrong", "i8"),  # The next event is one that no reader makes.
     ]
 )
 
 _SNAPSHOT, _CARRIED, _CHANGE, _TRADE = Kind.SNAPSHOT, Kind.CARRIED, Kind.CHANGE, Kind.TRADE
 _UNSYNC, _END = Kind.UNSYNC, Kind.END
-_CROSSED, _EMPTY = Reason.CROSSED, Reason.EMPTY_SIDE
+_AHEAD = 12  # Records from asking memory for a level to needing it.
+_GAP, _CORRUPT, _CROSSED = Reason.GAP, Reason.CORRUPT, Reason.CROSSED
+_EMPTY, _DISCONNECT = Reason.EMPTY_SIDE, Reason.DISCONNECT
 
 
-def after_break(beat: int) -> NDArray[np.void]:
+def after_break(beat: int) -> Records:
     """Return the window (WINDOW[1]) of a beat about which nothing is known."""
     window = np.zeros(1, WINDOW)
     window["beat"] = beat
@@ -66,7 +91,7 @@ class WindowBuilder:
     def __init__(self) -> None:
         self._state = np.zeros(1, _STATE)
         self._beat = np.zeros(1, WINDOW)
-        self._sides = [np.zeros((2, 256), np.int64) for _ in (BID, ASK)]  # keys, sizes
+        self._book = new_book()
 
     @property
     def synced(self) -> bool:
@@ -83,33 +108,33 @@ class WindowBuilder:
         """The latest event time seen."""
         return int(self._state["clock"][0])
 
-    def feed(self, events: NDArray[np.void]) -> NDArray[np.void]:
-        """Apply events (EVENT[n], arrival order); return the beats that they closed (WINDOW[m])."""
-        if events.dtype != EVENT:
-            raise ValueError(f"events must have the EVENT dtype, got {events.dtype}")
-        done: list[NDArray[np.void]] = []
-        at, out = 0, np.zeros(1 if len(events) < 64 else 1024, WINDOW)
+    def feed(self, events: Records) -> Records:
+        """Apply events (EVENT[n], arrival order); return the beats that they closed (WINDOW[m]).
+
+        ValueError where a row is none that a reader can have made; the builder is then of no use.
+        """
+        if not isinstance(events, np.ndarray) or events.dtype != EVENT or events.ndim != 1:
+            raise ValueError("events must be a one-dimensional array of the EVENT dtype")
+        if not (events.flags.c_contiguous and events.flags.writeable):
+            events = events.copy()  # Compiled for such alone.
+        at, closed, out = 0, 0, np.zeros(1 if len(events) < 64 else 1024, WINDOW)
         while True:
-            self._grow(len(events) - at)
-            (bid_keys, bid_sizes), (ask_keys, ask_sizes) = self._sides
-            at, closed = _advance(
-                events, at, self._state, self._beat, bid_keys, bid_sizes, ask_keys, ask_sizes, out
-            )
-            done.append(out[:closed])
-            if at == len(events) and closed < len(out):
-                return np.concatenate(done) if len(done) > 1 else done[0]
+            at, closed = _advance(events, at, self._state, self._beat, self._book, out, closed)
+            if at == len(events):
+                return out[:closed]
+            if self._state["wrong"][0]:
+                row = dict(zip(EVENT.names or (), events[at].item(), strict=True))
+                raise ValueError(f"events: row {at} cannot be: {row}")
             if closed == len(out):
-                out = np.zeros(1024, WINDOW)
+                out = np.concatenate([out, np.zeros(1024 + len(out), WINDOW)])
+            else:
+                self._book = roomier(self._book)
 
     def levels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return bids and asks as arrays [n, 2] of (ticks, lots), best first."""
-        sides = []
-        for side, count, sign in zip(self._sides, ("bids", "asks"), (1, -1), strict=True):
-            n = int(self._state[count][0])
-            sides.append(np.stack([sign * side[0, :n], side[1, :n]], axis=1)[::-1].copy())
-        return sides[0], sides[1]
+        return levels(self._book, BID), levels(self._book, ASK)
 
-    def carried(self, ns: int, recv_ns: int) -> NDArray[np.void]:
+    def carried(self, ns: int, recv_ns: int) -> Records:
         """Return the book as the CARRIED rows that start a partition; empty if not synced."""
         if not self.synced:
             return np.zeros(0, EVENT)
@@ -122,18 +147,26 @@ class WindowBuilder:
         rows["last"][-1] = 1
         return rows
 
-    def _grow(self, incoming: int) -> None:
-        """Make room on both sides for the next events; `_advance` stops when it runs out."""
-        levels = max(int(self._state["bids"][0]), int(self._state["asks"][0]))
-        need, room = levels + min(incoming, 4096) + 2, self._sides[0].shape[1]
-        if need > room:
-            for i, side in enumerate(self._sides):
-                self._sides[i] = np.zeros((2, 2 * need), np.int64)
-                self._sides[i][:, :room] = side
+
+@inlined
+def _possible(event: Record, state: Record) -> bool:
+    """Whether a reader can have made this row."""
+    leap = event.ns - state.clock if state.started else 0
+    if event.ns < 0 or leap > MAX_LEAP_NS or not _SNAPSHOT <= event.kind <= _END:
+        return False
+    if event.kind <= _TRADE:
+        return _possible_level(event)
+    return bool(event.kind != _UNSYNC or _GAP <= event.reason <= _DISCONNECT)
 
 
-@njit(cache=True)
-def _open_beat(state, beat, k, bid_keys, ask_keys):  # type: ignore[no-untyped-def]
+@inlined
+def _possible_level(event: Record) -> bool:
+    sound = 0 < event.price <= MAX_UNITS and 0 <= event.size <= MAX_UNITS
+    return bool(sound and BID <= event.side <= ASK and event.ns >= 0)
+
+
+@inlined
+def _open_beat(state: Record, beat: Record, k: int, book: Book) -> None:
     beat.beat = k
     beat.valid = state.synced == 1
     beat.trade_low = beat.trade_high = beat.buy_lots = beat.sell_lots = 0
@@ -141,12 +174,11 @@ def _open_beat(state, beat, k, bid_keys, ask_keys):  # type: ignore[no-untyped-d
     beat.low_ask = beat.high_bid = 0
     state.seen = 0
     if state.synced:
-        _note_extremes(state, beat, bid_keys, ask_keys)
+        _note_extremes(state, beat, best_bid(book), best_ask(book))
 
 
-@njit(cache=True)
-def _note_extremes(state, beat, bid_keys, ask_keys):  # type: ignore[no-untyped-def]
-    bid, ask = bid_keys[state.bids - 1], -ask_keys[state.asks - 1]
+@inlined
+def _note_extremes(state: Record, beat: Record, bid: int, ask: int) -> None:
     if not state.seen or ask < beat.low_ask:
         beat.low_ask = ask
     if not state.seen or bid > beat.high_bid:
@@ -154,132 +186,159 @@ def _note_extremes(state, beat, bid_keys, ask_keys):  # type: ignore[no-untyped-
     state.seen = 1
 
 
-@njit(cache=True)
-def _close_beat(state, beat, bid_keys, bid_sizes, ask_keys, ask_sizes):  # type: ignore[no-untyped-def]
+@compiled
+def _close_beat(state: Record, beat: Record, book: Book) -> None:
     if state.synced:
-        beat.bid, beat.ask = bid_keys[state.bids - 1], -ask_keys[state.asks - 1]
-        mid2 = beat.bid + beat.ask
-        fill_buckets(bid_keys, bid_sizes, state.bids, 1, mid2, beat.bid_depth)
-        fill_buckets(ask_keys, ask_sizes, state.asks, -1, mid2, beat.ask_depth)
+        beat.bid, beat.ask = best_bid(book), best_ask(book)
+        fill_buckets(book, BID, beat.bid_depth)
+        fill_buckets(book, ASK, beat.ask_depth)
     else:
         beat.bid = beat.ask = 0
         beat.bid_depth[:] = 0
         beat.ask_depth[:] = 0
 
 
-@njit(cache=True)
-def _unsync(state, beat, reason):  # type: ignore[no-untyped-def]
+@inlined
+def _unsync(state: Record, beat: Record, reason: int) -> None:
     state.synced = 0
     state.reason = reason
     beat.valid = False
 
 
-@njit(cache=True)
-def _end_snapshot(state, bid_keys, bid_sizes, ask_keys, ask_sizes):  # type: ignore[no-untyped-def]
-    state.bids = sort_levels(bid_keys, bid_sizes, state.bids)
-    state.asks = sort_levels(ask_keys, ask_sizes, state.asks)
+@inlined
+def _end_snapshot(state: Record) -> None:
     state.in_snapshot = 0
     state.synced = 1
     state.reason = 0
 
 
-@njit(cache=True)
-def _end_frame(state, beat, bid_keys, ask_keys):  # type: ignore[no-untyped-def]
+@inlined
+def _end_frame(state: Record, beat: Record, book: Book) -> None:
     """Check the book after a whole frame that touched it, and note its extremes."""
-    if state.touched and state.synced:
-        if state.bids == 0 or state.asks == 0:
-            _unsync(state, beat, _EMPTY)
-        elif bid_keys[state.bids - 1] >= -ask_keys[state.asks - 1]:
+    state.touched = 0
+    if not state.synced:
+        return
+    if overfull(book):
+        _unsync(state, beat, _CORRUPT)
+    elif not has_both_sides(book):
+        _unsync(state, beat, _EMPTY)
+    else:
+        settle(book)
+        bid, ask = best_bid(book), best_ask(book)
+        if bid >= ask:
             _unsync(state, beat, _CROSSED)
         else:
-            _note_extremes(state, beat, bid_keys, ask_keys)
-    state.touched = 0
+            _note_extremes(state, beat, bid, ask)
 
 
-@njit(cache=True)
-def _trade(beat, event):  # type: ignore[no-untyped-def]
+@inlined
+def _trade(state: Record, beat: Record, event: Record) -> None:
     if beat.trades == 0 or event.price < beat.trade_low:
         beat.trade_low = event.price
     if beat.trades == 0 or event.price > beat.trade_high:
         beat.trade_high = event.price
     beat.trades += 1
     if event.side == BUY:
-        beat.buy_lots += event.size
+        beat.buy_lots = min(beat.buy_lots + event.size, MAX_SUM_LOTS)
     else:
-        beat.sell_lots += event.size
+        beat.sell_lots = min(beat.sell_lots + event.size, MAX_SUM_LOTS)
+    if max(beat.buy_lots, beat.sell_lots) == MAX_SUM_LOTS:
+        _unsync(state, beat, _CORRUPT)
 
 
-@njit(cache=True)
-def _change(state, beat, event, bid_keys, bid_sizes, ask_keys, ask_sizes):  # type: ignore[no-untyped-def]
-    if event.side == BID:
-        state.bids = set_level(bid_keys, bid_sizes, state.bids, event.price, event.size)
-    else:
-        state.asks = set_level(ask_keys, ask_sizes, state.asks, -event.price, event.size)
-    beat.updates += 1
-    state.touched = 1
-
-
-@njit(cache=True)
-def _snapshot_level(state, event, bid_keys, bid_sizes, ask_keys, ask_sizes):  # type: ignore[no-untyped-def]
-    if not state.in_snapshot:
-        state.bids = state.asks = 0
-        state.in_snapshot = 1
-        state.touched = 1
-    if event.side == BID:
-        bid_keys[state.bids], bid_sizes[state.bids] = event.price, event.size
-        state.bids += 1
-    else:
-        ask_keys[state.asks], ask_sizes[state.asks] = -event.price, event.size
-        state.asks += 1
-
-
-@njit(cache=True)
-def _apply(state, beat, event, bid_keys, bid_sizes, ask_keys, ask_sizes):  # type: ignore[no-untyped-def]
-    """Apply one row to the book and the beat that its time has opened."""
+@inlined
+def _apply(state: Record, beat: Record, event: Record, book: Book) -> None:
+    """Apply one row that is no change of a known book."""
     if event.kind == _SNAPSHOT or event.kind == _CARRIED:
         if event.kind == _SNAPSHOT:
             beat.valid = False
-        _snapshot_level(state, event, bid_keys, bid_sizes, ask_keys, ask_sizes)
-    elif state.in_snapshot:
-        _end_snapshot(state, bid_keys, bid_sizes, ask_keys, ask_sizes)
-    if event.kind == _CHANGE and state.synced:
-        _change(state, beat, event, bid_keys, bid_sizes, ask_keys, ask_sizes)
+        if not state.in_snapshot:
+            clear(book)
+            state.in_snapshot = state.touched = 1
+        set_level(book, event.side, event.price, event.size)
     elif event.kind == _TRADE:
-        _trade(beat, event)
+        _trade(state, beat, event)
     elif event.kind == _UNSYNC:
         _unsync(state, beat, event.reason)
     if event.last:
         if state.in_snapshot:
-            _end_snapshot(state, bid_keys, bid_sizes, ask_keys, ask_sizes)
-        _end_frame(state, beat, bid_keys, ask_keys)
+            _end_snapshot(state)
+        if state.touched:
+            _end_frame(state, beat, book)
 
 
-@njit(cache=True)
-def _advance(events, at, states, beats, bid_keys, bid_sizes, ask_keys, ask_sizes, out):  # type: ignore[no-untyped-def]
-    """Apply events from `at` on; stop when `out` or a side is full. Return (next, beats closed)."""
-    state, beat = states[0], beats[0]
-    closed = 0
-    room = len(bid_keys) - 1
-    for i in range(at, len(events)):
+@inlined
+def _apply_changes(events: Records, at: int, state: Record, beat: Record, book: Book) -> int:
+    """Apply the run of changes from `at` on that falls in the open beat; return where it ends.
+
+    Nearly every row of a partition passes here, so the loop asks nothing that a run settles.
+    """
+    i, clock, end_ns = at, state.clock, (beat.beat + 1) * BEAT_NS
+    while i < len(events):
         event = events[i]
-        if state.bids >= room or state.asks >= room:
-            return i, closed
+        if event.kind != _CHANGE or event.ns >= end_ns or not _possible_level(event):
+            break
+        if i + _AHEAD < len(events):
+            prefetch_level(book, events[i + _AHEAD].side, events[i + _AHEAD].price)
+        full = set_level(book, event.side, event.price, event.size)
+        clock = max(clock, event.ns)
+        i += 1
+        if event.last:
+            _end_frame(state, beat, book)
+            if cramped(book) or not state.synced:
+                break
+        elif full:
+            break
+    state.clock = clock
+    beat.updates += i - at
+    state.touched = i > at and not events[i - 1].last
+    return i
+
+
+@compiled
+def _advance(
+    events: Records,
+    at: int,
+    states: Records,
+    beats: Records,
+    book: Book,
+    out: Records,
+    closed: int,
+) -> tuple[int, int]:
+    """Apply events from `at` on; stop where one is wrong, `out` is full or the book is cramped.
+
+    `out` holds the `closed` beats of earlier calls. Return the next event and how many it holds.
+    """
+    state, beat = states[0], beats[0]
+    i = at
+    while i < len(events) and not cramped(book):
+        event = events[i]
+        if not _possible(event, state):
+            state.wrong = 1
+            break
         if event.kind == _END:
             state.started = state.synced = state.in_snapshot = state.touched = 0
+            i += 1
             continue
         if not state.started:
             state.started = 1
             state.clock = event.ns
-            _open_beat(state, beat, event.ns // BEAT_NS, bid_keys, ask_keys)
+            _open_beat(state, beat, event.ns // BEAT_NS, book)
             # Our own book, carried to a beat's very start, was known during the whole beat.
             beat.valid = event.kind == _CARRIED and event.ns % BEAT_NS == 0
         state.clock = max(state.clock, event.ns)
         while state.clock >= (beat.beat + 1) * BEAT_NS:
             if closed == len(out):
                 return i, closed
-            _close_beat(state, beat, bid_keys, bid_sizes, ask_keys, ask_sizes)
+            _close_beat(state, beat, book)
             out[closed] = beat
             closed += 1
-            _open_beat(state, beat, beat.beat + 1, bid_keys, ask_keys)
-        _apply(state, beat, event, bid_keys, bid_sizes, ask_keys, ask_sizes)
-    return len(events), closed
+            _open_beat(state, beat, beat.beat + 1, book)
+        if state.in_snapshot and event.kind > _CARRIED:
+            _end_snapshot(state)
+        if state.synced and event.kind == _CHANGE:
+            i = _apply_changes(events, i, state, beat, book)
+        else:
+            _apply(state, beat, event, book)
+            i += 1
+    return i, closed

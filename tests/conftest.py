@@ -1,22 +1,8 @@
 """Fixtures that more than one folder of tests uses."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-
-def pytest_configure() -> None:
-    """Drop compiled code older than any of market/: numba looks only at a function's own file.
-
-    A change in `book.py` would otherwise leave `windows.py` running the old one.
-    """
-    market = Path(__file__).resolve().parents[1] / "market"
-    changed_s = max(source.stat().st_mtime for source in market.glob("*.py"))
-    compiled = [*market.glob("__pycache__/*.nbi"), *market.glob("__pycache__/*.nbc")]
-    if any(file.stat().st_mtime < changed_s for file in compiled):
-        for file in compiled:
-            file.unlink()
 
 
 @pytest.fixture(scope="session")
