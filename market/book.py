@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 
 _BLOCK_BITS = 7  # Ticks per sum: 128, where the cost of the blocks equals that of the two edges.
 _BLOCK = 1 << _BLOCK_BITS
-_MIN_TICKS, _MAX_TICKS = 1 << 12, 1 << 20
+_MIN_TICKS, _MAX_TICKS = 1 << 12, 1 << 19
 _MIN_SLOTS = 1 << 8
 _SPREAD = 0x9E3779B97F4A7C15 - (1 << 64)  # Fibonacci hashing's multiplier, as a signed number.
 _NONE = -(1 << 62)
