@@ -93,16 +93,7 @@ def _book(ticks: int, slots: int) -> Book:
 def clear(book: Book) -> None:
     """Delete every level; the windows of ticks stay where they are."""
     for side in range(2):
-        _clear_side(book, side)
-
-
-@compiled
-def _clear_side(book: Book, side: int) -> None:
-    book.near[side, :] = 0
-    book.sums[side, :] = 0
-    book.far[side, :] = 0
-    book.at[side, _BEST:] = 0
-    book.at[side, _BEST] = _NONE
+        _forget(book, side, _list_levels(book, side))
 
 
 @inlined
@@ -242,9 +233,23 @@ def _move_window(book: Book, side: int) -> None:
         book.at[side, _BEST] = highest
         book.at[side, _CRAMPED] = 1
     else:
-        _clear_side(book, side)
+        _forget(book, side, n)
         book.at[side, _OVERFULL] = was_overfull
         _place(book, side, n)
+
+
+@compiled
+def _forget(book: Book, side: int, n: int) -> None:
+    """Clear a side whose n levels are in `spare`, at the price of its levels, not of its window."""
+    for j in range(n):
+        i = book.spare[0, j] - book.at[side, _BASE]
+        if 0 <= i < book.near.shape[1]:
+            book.near[side, i] = 0
+            book.sums[side, i >> _BLOCK_BITS] = 0
+    if book.at[side, _SLOTS] > 0:
+        book.far[side, :] = 0
+    book.at[side, _BEST:] = 0
+    book.at[side, _BEST] = _NONE
 
 
 @compiled

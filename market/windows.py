@@ -328,7 +328,9 @@ def _advance(
             beat.valid = event.kind == _CARRIED and event.ns % BEAT_NS == 0
         state.clock = max(state.clock, event.ns)
         while state.clock >= (beat.beat + 1) * BEAT_NS:
-            if closed == len(out):
+            if state.touched:  # All rows of a frame have its time: no beat ends within one.
+                state.wrong = 1
+            if state.wrong or closed == len(out):
                 return i, closed
             _close_beat(state, beat, book)
             out[closed] = beat
