@@ -6,7 +6,7 @@ BIN := .venv/bin
 SETUP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench peers clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -30,8 +30,12 @@ lint: $(SETUP) ## check style, formatting and the types of market/
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(SETUP) ## measure the hot paths, each beside a yardstick
+bench: $(SETUP) ## measure the hot paths beside their yardsticks, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+peers: $(SETUP) ## install the libraries that bench compares with
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement benchmarks/peers.txt
 
 clean: ## remove the environment, caches and the demo's data
 	rm -rf .venv build data/demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -4,11 +4,26 @@ Envelope: `channel`, `timestamp` (the event clock), `sequence_num` (one counter 
 every frame but errors) and `events`. Fields and channels that are not known are ignored.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from actors.frames import UNREADABLE, CorruptFrame, Frame, Row, level_row, parse_ns, trade_row
+from actors.frames import (
+    UNREADABLE,
+    CorruptFrame,
+    Decoder,
+    Frame,
+    Row,
+    attempt,
+    event_rows,
+    level_row,
+    parse_ns,
+    trade_row,
+)
+from actors.scanner import Scanner
 from market.events import ASK, BID, Kind
 from market.products import Product
 
@@ -58,8 +73,19 @@ _books = msgspec.json.Decoder(list[_Book])
 _trades = msgspec.json.Decoder(list[_Trades])
 
 
+def decoder(products: dict[str, Product]) -> Decoder:
+    """Return the decoder for these products: the scanner where it can, `decode` for all else."""
+    scanner = Scanner(products)
+
+    def decode_all(batch: Sequence[bytes]) -> list[Frame | CorruptFrame]:
+        scanned = zip(batch, scanner(batch), strict=True)
+        return [frame or attempt(decode, data, products) for data, frame in scanned]
+
+    return decode_all
+
+
 def decode(data: bytes, products: dict[str, Product]) -> Frame:
-    """Decode one Advanced Trade frame; CorruptFrame if it breaks its format."""
+    """Decode any Advanced Trade frame; CorruptFrame if it breaks its format."""
     try:
         envelope = _envelope.decode(data)
         sequence, ns = envelope.sequence_num, parse_ns(envelope.timestamp)
@@ -94,7 +120,7 @@ def _book_frame(events: list[_Book], sequence: int, ns: int, products: dict[str,
             level_row(kind, BID if u.side == "bid" else ASK, u.price_level, u.new_quantity, product)
             for u in event.updates
         )
-    return Frame("l2_data", sequence, ns, tuple(rows.items()), foreign)
+    return Frame("l2_data", sequence, ns, _by_product(rows, ns), foreign)
 
 
 def _trade_frame(
@@ -112,7 +138,11 @@ def _trade_frame(
         rows.setdefault(product.id, []).append(row)
     if events and not live:
         return Frame("market_trades history", sequence, None)  # History moves no clock.
-    return Frame("market_trades", sequence, ns, tuple(rows.items()), foreign)
+    return Frame("market_trades", sequence, ns, _by_product(rows, ns), foreign, trades=True)
+
+
+def _by_product(rows: dict[str, list[Row]], ns: int) -> tuple[tuple[str, NDArray[np.void]], ...]:
+    return tuple((product_id, event_rows(found, ns)) for product_id, found in rows.items())
 
 
 # {"type":"error","message":"too many L2 streams requested in a single session"}

@@ -13,7 +13,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from actors.advanced_trade import decode
+from actors.advanced_trade import decoder
 from actors.connection import MAX_LEVEL2_PRODUCTS, Connection, ConnectionConfig
 from actors.reader import Events, Reader
 from actors.recorder import ProductStream, Recorder, keep_corrupt
@@ -51,7 +51,7 @@ class Collector:
         self._connections: list[Connection] = []
         for start in range(0, len(products), MAX_LEVEL2_PRODUCTS):
             group = {p.id: p for p in products[start : start + MAX_LEVEL2_PRODUCTS]}
-            reader = Reader(decode, group)
+            reader = Reader(decoder, group)
             self._readers.append(reader)
             self._reader_of |= dict.fromkeys(group, reader)
             self._connections.append(

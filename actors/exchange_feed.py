@@ -4,11 +4,23 @@ Frames are told apart by `type`; there is no sequence over the connection. The c
 `l2update`, `match`, `heartbeat` and `ticker`; a `snapshot` has none.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
-from actors.frames import UNREADABLE, CorruptFrame, Frame, level_row, parse_ns, trade_row
+from actors.frames import (
+    UNREADABLE,
+    CorruptFrame,
+    Decoder,
+    Frame,
+    Row,
+    attempt,
+    event_rows,
+    level_row,
+    parse_ns,
+    trade_row,
+)
 from market.events import ASK, BID, Kind
 from market.products import Product
 
@@ -52,6 +64,15 @@ _match = msgspec.json.Decoder(_Match)
 _TIMED = ("l2update", "match", "heartbeat", "ticker")
 
 
+def decoder(products: dict[str, Product]) -> Decoder:
+    """Return the decoder for these products."""
+
+    def decode_all(batch: Sequence[bytes]) -> list[Frame | CorruptFrame]:
+        return [attempt(decode, data, products) for data in batch]
+
+    return decode_all
+
+
 def decode(data: bytes, products: dict[str, Product]) -> Frame:
     """Decode one Exchange frame; CorruptFrame if it breaks its format."""
     try:
@@ -71,12 +92,13 @@ def decode(data: bytes, products: dict[str, Product]) -> Frame:
         product = products.get(head.product_id)
         if product is None:
             return Frame(name, None, ns, foreign=1)
-        return Frame(name, None, ns, ((product.id, _rows(head.type, data, product)),))
+        rows = event_rows(_rows(head.type, data, product), ns)
+        return Frame(name, None, ns, ((product.id, rows),), trades=head.type == "match")
     except UNREADABLE as e:
         raise CorruptFrame(head.type, e, ns=ns, product_ids=named) from None
 
 
-def _rows(kind: str, data: bytes, product: Product) -> list[tuple[int, int, int, int, int]]:
+def _rows(kind: str, data: bytes, product: Product) -> list[Row]:
     if kind == "snapshot":
         book = _snapshot.decode(data)
         if not book.bids and not book.asks:

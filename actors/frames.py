@@ -1,12 +1,15 @@
 """What every decoder turns a wire frame into, and the helpers that decoders share."""
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from market.events import BUY, SELL, Kind
+from market.events import BUY, EVENT, SELL, Kind
 from market.products import Product
 
 MAX_NS = 1 << 62  # The year 2116.
@@ -16,18 +19,19 @@ MAX_TRADE_ID = 1 << 62
 Row = tuple[int, int, int, int, int]
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True):
     """One decoded frame.
 
     A frame without `ns` moves no clock; level rows of such a frame (an Exchange snapshot) take the
-    time of the next frame that has one.
+    time of the next frame that has one. The rows are EVENT[n] as `event_rows` returns them.
     """
 
     name: str  # What the frame is, for counting: "l2_data", "heartbeats", "error: ...".
     sequence: int | None = None
     ns: int | None = None
-    rows: tuple[tuple[str, list[Row]], ...] = ()  # Per product, in the frame's order.
+    rows: tuple[tuple[str, NDArray[np.void]], ...] = ()  # Per product, in the frame's order.
     foreign: int = 0  # Rows of products that were not asked for.
+    trades: bool = False  # Its rows are trades, else they are levels.
 
 
 # What a decoder may meet in bytes that are not what they should be.
@@ -59,11 +63,25 @@ class CorruptFrame(ValueError):
 
 
 class Decoder(Protocol):
-    """Turns the bytes of one frame into a Frame, for the products asked for."""
+    """Turns frames received together into what each says, for the products it was made for."""
 
-    def __call__(self, data: bytes, products: dict[str, Product]) -> Frame:
-        """Decode a frame; CorruptFrame if it breaks its format."""
+    def __call__(self, batch: Sequence[bytes]) -> Sequence[Frame | CorruptFrame]:
+        """Decode frames; in the place of one that breaks its format, why."""
         ...
+
+
+# A wire format: makes the decoder for the products asked for.
+WireFormat = Callable[[dict[str, Product]], Decoder]
+
+
+def attempt(
+    decode: Callable[[bytes, dict[str, Product]], Frame], data: bytes, products: dict[str, Product]
+) -> Frame | CorruptFrame:
+    """Return what a frame says or, as a value, why it is corrupt."""
+    try:
+        return decode(data, products)
+    except CorruptFrame as e:
+        return e
 
 
 @lru_cache(maxsize=64)
@@ -93,6 +111,16 @@ def taker_of(maker_side: str) -> int:
     if side not in ("buy", "sell"):
         raise ValueError(f"unknown side {maker_side!r}")
     return SELL if side == "buy" else BUY
+
+
+def event_rows(rows: list[Row], ns: int | None) -> NDArray[np.void]:
+    """Return one product's rows of a frame as EVENT[n], the last one marked.
+
+    `ns` is the frame's own time, 0 if it has none; `recv_ns` is 0: the decoder does not know it.
+    """
+    events = np.array([(ns or 0, 0, k, s, 0, 0, p, q, t) for k, s, p, q, t in rows], EVENT)
+    events["last"][-1:] = 1
+    return events
 
 
 def level_row(kind: Kind, side: int, price: str, size: str, product: Product) -> Row:

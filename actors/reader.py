@@ -5,12 +5,12 @@ clock, drops duplicates and corrupt frames, and says with marks when a book is n
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.frames import CorruptFrame, Decoder, Frame, Row
+from actors.frames import CorruptFrame, Frame, WireFormat
 from market.events import EVENT, Kind, Reason, mark
 from market.products import Product
 from market.windows import BEAT_NS
@@ -27,34 +27,33 @@ _REMEMBERED_TRADES = 10_000
 class Reader:
     """State of one connection, and over its reconnections, the clock and the trades seen."""
 
-    def __init__(self, decode: Decoder, products: dict[str, Product]) -> None:
-        self._decode = decode
+    def __init__(self, decoder: WireFormat, products: dict[str, Product]) -> None:
+        self._decode = decoder(products)
         self._products = products
         self._sequence: int | None = None
         self._clock_ns: int | None = None
         self._reconnected = False  # No frame of the new connection has had a time yet.
-        self._pending: dict[str, tuple[list[Row], int]] = {}  # Snapshots waiting for a time.
+        self._pending: dict[str, tuple[NDArray[np.void], int]] = {}  # Snapshots waiting for a time.
         self._tapes = {product_id: _Tape() for product_id in products}
         self.counts: Counter[str] = Counter()
         self.corrupt: list[tuple[int, str, bytes]] = []  # (recv_ns, reason, frame), the first 1000.
 
     def frame(self, data: bytes, recv_ns: int) -> Events:
         """Read one frame; return the events that it brings, marks included."""
-        out: Events = []
-        try:
-            frame = self._decode(data, self._products)
-            self.counts[frame.name] += 1
-            if self._leaps(frame.ns):
-                named = tuple(product_id for product_id, _ in frame.rows)
-                raise CorruptFrame("time leap", sequence=frame.sequence, product_ids=named)
-        except CorruptFrame as e:
-            self._on_corrupt(e, data, recv_ns, out)
-            return out
-        if self._in_sequence(frame.sequence, recv_ns, out):
-            self.counts["foreign rows"] += frame.foreign
-            self._move_clock(frame.ns, recv_ns, out)
-            self._emit(frame, recv_ns, out)
-        return out
+        return next(self.frames([data], recv_ns))
+
+    def frames(self, batch: Sequence[bytes], recv_ns: int) -> Iterator[Events]:
+        """Read frames received together; yield for each what `frame` would return for it.
+
+        Decoding is done for all at once; everything else, counts included, frame by frame.
+        """
+        for data, decoded in zip(batch, self._decode(batch), strict=True):
+            out: Events = []
+            if isinstance(decoded, CorruptFrame):
+                self._on_corrupt(decoded, data, recv_ns, out)
+            else:
+                self._on_frame(decoded, data, recv_ns, out)
+            yield out
 
     def disconnected(self, recv_ns: int) -> Events:
         """Note that the connection was lost; the next frame is the first of a new one."""
@@ -78,6 +77,18 @@ class Reader:
         losses = {name: n for name, n in self.counts.items() if name.startswith(_CORRUPT)}
         losses |= {name: self.counts[name] for name in _LOSSES}
         return losses | {"trade_duplicates": tape.duplicates, "trade_holes": tape.holes}
+
+    def _on_frame(self, frame: Frame, data: bytes, recv_ns: int, out: Events) -> None:
+        self.counts[frame.name] += 1
+        if self._leaps(frame.ns):
+            named = tuple(product_id for product_id, _ in frame.rows)
+            leap = CorruptFrame("time leap", sequence=frame.sequence, product_ids=named)
+            self._on_corrupt(leap, data, recv_ns, out)
+        elif self._in_sequence(frame.sequence, recv_ns, out):
+            if frame.foreign:
+                self.counts["foreign rows"] += frame.foreign
+            self._move_clock(frame.ns, recv_ns, out)
+            self._emit(frame, recv_ns, out)
 
     def _in_sequence(self, sequence: int | None, recv_ns: int, out: Events) -> bool:
         """Check a frame's number: False for a repeated one; a gap unsyncs every book first."""
@@ -141,21 +152,24 @@ class Reader:
             for product_id, rows in frame.rows:
                 self._pending[product_id] = (rows, recv_ns)
             return
-        for product_id, (rows, received_ns) in self._pending.items():
-            out.append((product_id, self._events(rows, received_ns)))
-        self._pending.clear()
+        if self._pending:
+            for product_id, (rows, received_ns) in self._pending.items():
+                self._stamp(rows, None, received_ns)
+                out.append((product_id, rows))
+            self._pending.clear()
         for product_id, rows in frame.rows:
-            if not rows:
-                continue
-            kept = self._tapes[product_id].new(rows)
-            if kept:
-                out.append((product_id, self._events(kept, recv_ns)))
+            if frame.trades:
+                rows = self._tapes[product_id].new(rows)
+            if len(rows):
+                self._stamp(rows, frame.ns, recv_ns)
+                out.append((product_id, rows))
 
-    def _events(self, rows: list[Row], recv_ns: int) -> NDArray[np.void]:
-        ns = self._clock_ns
-        events = np.array([(ns, recv_ns, k, s, 0, 0, p, q, t) for k, s, p, q, t in rows], EVENT)
-        events["last"][-1] = 1
-        return events
+    def _stamp(self, rows: NDArray[np.void], ns: int | None, recv_ns: int) -> None:
+        """Give rows, which hold `ns`, the time of the clock and that of their reception."""
+        if ns != self._clock_ns:
+            rows["ns"] = self._clock_ns
+        if recv_ns:
+            rows["recv_ns"] = recv_ns
 
 
 class _Tape:
@@ -169,13 +183,12 @@ class _Tape:
         self.duplicates = 0
         self.holes = 0
 
-    def new(self, rows: list[Row]) -> list[Row]:
-        """Return the rows without trades seen before, trades of a batch in order of their id."""
-        if rows[0][0] != Kind.TRADE:
-            return rows
+    def new(self, rows: NDArray[np.void]) -> NDArray[np.void]:
+        """Return the trades of a batch (EVENT[n]) not seen before, in order of their id."""
         kept = []
-        for row in sorted(rows, key=lambda row: row[4]):
-            trade_id = row[4]
+        ids = rows["trade_id"].tolist()
+        for row in sorted(range(len(ids)), key=ids.__getitem__):
+            trade_id = ids[row]
             if trade_id in self._seen or trade_id <= self._forgotten:
                 self.duplicates += 1
                 continue
@@ -191,4 +204,7 @@ class _Tape:
             oldest = next(iter(self._seen))
             del self._seen[oldest]
             self._forgotten = max(self._forgotten, oldest)
-        return kept
+        new = rows[kept]
+        new["last"] = 0
+        new["last"][-1:] = 1
+        return new

@@ -13,20 +13,21 @@ from pathlib import Path
 import msgspec
 
 from actors import advanced_trade, exchange_feed
-from actors.frames import Decoder
-from actors.reader import Reader
+from actors.frames import WireFormat
+from actors.reader import Events, Reader
 from actors.recorder import ProductStream, Recorder, keep_corrupt
 from actors.store import Store
 from market.errors import QuaverError
 from market.products import Product, product, product_index, product_of
 
-FORMATS: dict[str, Decoder] = {
-    "coinbase-advanced": advanced_trade.decode,
-    "coinbase-exchange": exchange_feed.decode,
+FORMATS: dict[str, WireFormat] = {
+    "coinbase-advanced": advanced_trade.decoder,
+    "coinbase-exchange": exchange_feed.decoder,
 }
 _UNKNOWN_RECV_NS = 0  # A capture does not say when a frame was received.
 _PRODUCT_ID = re.compile(rb'"product_id" ?: ?"([A-Z0-9]{1,20}-[A-Z0-9]{1,20})"')
 _PROGRESS_LINES = 2_000
+_BATCH_BYTES = 1 << 17  # Decoded at once; what is decoded stays in the processor's cache.
 
 
 class Imported(msgspec.Struct):
@@ -53,19 +54,13 @@ def import_capture(
     the same capture again replaces what it wrote. QuaverError names file, line and reason if it
     cannot be read; what was good before that line stays.
     """
-    decode = FORMATS[wire_format]
     products, skipped = _products(path, increments)
-    reader = Reader(decode, products)
+    reader = Reader(FORMATS[wire_format], products)
     recorder = Recorder(store, f"{wire_format} capture", reader.counts_of)
     streams = {p.id: ProductStream(recorder, p) for p in products.values()}
     frames = 0
     try:
-        for frames, line in enumerate(_lines(path), start=1):
-            events = (
-                reader.disconnected(_UNKNOWN_RECV_NS)
-                if _is_disconnect(line)
-                else reader.frame(line, _UNKNOWN_RECV_NS)
-            )
+        for frames, events in enumerate(_read(reader, path), start=1):
             for product_id, rows in events:
                 streams[product_id].apply(rows)
             if frames % _PROGRESS_LINES == 0:
@@ -115,6 +110,27 @@ def _products(
             f"give it for each, for example --increments {unknown[0]}=0.01,0.00000001"
         )
     return {p: increments.get(p) or product(p) for p in named if p not in unknown}, unknown
+
+
+def _read(reader: Reader, path: Path) -> Iterator[Events]:
+    """Read a capture; yield what each line brings, also of those before one that breaks off."""
+    batch: list[bytes] = []
+    size = 0
+    try:
+        for line in _lines(path):
+            lost = _is_disconnect(line)
+            if lost or size > _BATCH_BYTES:
+                yield from reader.frames(batch, _UNKNOWN_RECV_NS)
+                batch, size = [], 0
+            if lost:
+                yield reader.disconnected(_UNKNOWN_RECV_NS)
+            else:
+                batch.append(line)
+                size += len(line)
+    except QuaverError:
+        yield from reader.frames(batch, _UNKNOWN_RECV_NS)
+        raise
+    yield from reader.frames(batch, _UNKNOWN_RECV_NS)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -531,7 +531,7 @@ def test_a_book_that_never_comes_leaves_the_others_alone(tmp_path: Path) -> None
 
 def test_patience_with_a_book_grows_and_stays_finite() -> None:
     listing = {BTC: product(BTC)}
-    reader = Reader(lambda data, products: pytest.fail("no frame"), listing)
+    reader = Reader(lambda products: lambda batch: pytest.fail("no frame"), listing)
     config = after(snapshot_s=15.0)
     one = Connection("ws://127.0.0.1:1", [BTC], reader, lambda events: None, bool, config)
     waits = [one._patience_s(times) for times in (1, 2, 3, 50, 5_000)]
@@ -570,7 +570,7 @@ def test_a_stop_while_the_rest_is_written_waits_for_it(
 
 @pytest.mark.parametrize("count", [0, 26])
 def test_a_connection_takes_1_to_25_products(count: int) -> None:
-    reader = Reader(lambda data, products: pytest.fail("no frame"), {})
+    reader = Reader(lambda products: lambda batch: pytest.fail("no frame"), {})
     with pytest.raises(QuaverError, match="25"):
         Connection(
             "ws://127.0.0.1:1",

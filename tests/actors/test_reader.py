@@ -26,7 +26,7 @@ CLOCK, UNSYNC, TRADE = Kind.CLOCK, Kind.UNSYNC, Kind.TRADE
 
 
 def reader() -> Reader:
-    return Reader(advanced_trade.decode, listed(BTC, ETH))
+    return Reader(advanced_trade.decoder, listed(BTC, ETH))
 
 
 def marks(events: Events) -> list[tuple[str, Kind, int, Reason]]:
@@ -319,7 +319,7 @@ def test_the_rows_of_a_trade_say_who_took() -> None:
 
 
 def exchange_reader() -> Reader:
-    return Reader(exchange_feed.decode, listed(BTC, ETH))
+    return Reader(exchange_feed.decoder, listed(BTC, ETH))
 
 
 def exchange_snapshot(bid: str = "99.00", product_id: str = BTC) -> bytes:

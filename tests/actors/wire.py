@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.advanced_trade import decode
+from actors.advanced_trade import decoder
 from actors.raw import partitions, read_manifest, read_partition
 from actors.reader import Events, Reader
 from actors.recorder import ProductStream, Recorder
@@ -173,7 +173,7 @@ def read(reader: Reader, data: bytes) -> Events:
 
 def live_windows(frames: Iterable[bytes], product_ids: tuple[str, ...] = (BTC, ETH)) -> Windows:
     """Windows from one builder per product over the whole stream, nothing recorded."""
-    reader = Reader(decode, listed(*product_ids))
+    reader = Reader(decoder, listed(*product_ids))
     builders = {name: WindowBuilder() for name in product_ids}
     found = {name: [np.zeros(0, WINDOW)] for name in product_ids}
     for frame in frames:
@@ -193,7 +193,7 @@ def record(
 ) -> Reader:
     """Frames into raw partitions; with `end` false the recording breaks off without an END."""
     listing = products or listed(*product_ids)
-    reader = Reader(decode, listing)
+    reader = Reader(decoder, listing)
     recorder = Recorder(store, source, reader.counts_of, part_rows)
     streams = {name: ProductStream(recorder, listing[name]) for name in listing}
     try:

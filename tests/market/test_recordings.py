@@ -55,10 +55,10 @@ def product_windows(path: Path, increments: dict[str, tuple[str, str]]) -> dict[
 
 def live_windows(path: Path, increments: dict[str, tuple[str, str]]) -> dict[str, np.ndarray]:
     """WINDOW rows per product, frame by frame as the live actors make them."""
-    decoder = advanced_trade if path.name.startswith("advanced") else exchange_feed
+    wire = advanced_trade if path.name.startswith("advanced") else exchange_feed
     names = products_of(path)
     products = {name: product_of(name, *increments[name]) for name in increments if name in names}
-    reader = Reader(decoder.decode, products)
+    reader = Reader(wire.decoder, products)
     builders = {name: WindowBuilder() for name in products}
     found = {name: [np.zeros(0, dtype=WINDOW)] for name in products}
     for recv_ns, line in enumerate(lines_of(path)):
