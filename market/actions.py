@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from market.errors import QuaverError
+from market.checks import check_settings
 from market.jit import compiled
 
 
@@ -33,9 +33,7 @@ class Fees(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     maker_bps: Annotated[float, msgspec.Meta(ge=0, lt=10_000, description="maker fee, bps")] = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("taker_bps", "maker_bps"):
-            if not 0 <= getattr(self, name) < 10_000:
-                raise QuaverError(f"fees: {name} must be from 0 to below 10000 basis points")
+        check_settings("fees", self)
 
 
 ZERO_FEES = Fees(taker_bps=0.0, maker_bps=0.0)

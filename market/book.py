@@ -76,6 +76,8 @@ def roomier(book: Book) -> Book:
 
 def levels(book: Book, side: int) -> Ints:
     """Return the levels of a side, [n, 2] of (ticks, lots), best first."""
+    if side not in (BID, ASK):
+        raise ValueError(f"side must be BID or ASK, got {side!r}")
     n = _list_levels(book, side)
     keys, sizes = book.spare[:, :n]
     order = np.argsort(-keys)

@@ -9,6 +9,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from market.checks import whole
+
 BID, ASK = 0, 1
 BUY, SELL = 0, 1
 
@@ -53,5 +55,14 @@ EVENT = np.dtype(
 
 
 def mark(kind: Kind, ns: int, recv_ns: int, reason: Reason = Reason.NONE) -> tuple[int, ...]:
-    """Return the row of a mark, ready for `np.array([...], dtype=EVENT)`."""
+    """Return the row of a mark, ready for `np.array([...], dtype=EVENT)`.
+
+    ValueError unless `kind` is UNSYNC, with a reason, or CLOCK or END, with none.
+    """
+    if kind not in (Kind.UNSYNC, Kind.CLOCK, Kind.END):
+        raise ValueError(f"kind must be UNSYNC, CLOCK or END, got {kind!r}")
+    if reason not in tuple(Reason) or (kind == Kind.UNSYNC) == (reason == Reason.NONE):
+        raise ValueError(f"reason {reason!r} does not go with kind {kind!r}")
+    whole("ns", ns)
+    whole("recv_ns", recv_ns)
     return (ns, recv_ns, kind, 0, 1, reason, 0, 0, 0)

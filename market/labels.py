@@ -47,8 +47,8 @@ def labels(windows: NDArray[np.void], fees: Fees, horizon: int = HORIZON_BEATS) 
     """Return the five labels of every window in basis points of its median, [n, 5].
 
     A row is NaN where beats k .. k+horizon are not all there and valid. `windows` is WINDOW[n] of
-    one product in ascending order of beat. ValueError as from `valid_run`, and for a horizon that
-    is not a whole number of beats from 1.
+    one product in ascending order of beat. ValueError as from `valid_run`, for a valid beat without
+    extremes, and for a horizon that is not a whole number of beats from 1.
     """
     windows = checked_windows(windows)
     if not isinstance(fees, Fees):
@@ -60,7 +60,12 @@ def labels(windows: NDArray[np.void], fees: Fees, horizon: int = HORIZON_BEATS) 
     out = np.empty((len(windows), len(Action)))
     # A horizon beyond all windows leaves no label, however far.
     reach = min(int(horizon), len(windows) + 1)
-    _place(windows, fees.taker_bps / 1e4, fees.maker_bps / 1e4, out)
+    bad = _place(windows, fees.taker_bps / 1e4, fees.maker_bps / 1e4, out)
+    if bad >= 0:
+        raise ValueError(
+            f"windows: valid beat {windows['beat'][bad]} must have low_ask and high_bid, and "
+            "trade_low and trade_high if there are trades"
+        )
     _label(windows, run, reach, np.empty((reach, 3, 3)), out)
     return out
 
@@ -92,10 +97,16 @@ def _checked_values(values: Floats) -> Floats:
 
 
 @compiled
-def _place(windows: NDArray[np.void], taker: float, maker: float, out: Floats) -> None:
-    """Note for each beat, in ticks, the cash of the orders placed when it ends, and its median."""
+def _place(windows: NDArray[np.void], taker: float, maker: float, out: Floats) -> int:
+    """Note for each beat, in ticks, the cash of the orders placed when it ends, and its median.
+
+    Return the first valid beat whose extremes are no prices, or -1.
+    """
     for k in range(len(windows)):
         here, after = windows[k], windows[min(k + 1, len(windows) - 1)]
+        traded = here.trades == 0 or 0 < here.trade_low <= here.trade_high
+        if here.valid and not (here.low_ask > 0 and here.high_bid > 0 and traded):
+            return k
         buy_at, sell_at = here.ask - 1, here.bid + 1
         bought = resting_buy_fills(buy_at, after.low_ask, after.trades, after.trade_low)
         sold = resting_sell_fills(sell_at, after.high_bid, after.trades, after.trade_high)
@@ -104,6 +115,7 @@ def _place(windows: NDArray[np.void], taker: float, maker: float, out: Floats) -
         out[k, _FORCE_SELL] = here.bid * (1 - taker)
         out[k, _CLOSE_SELL] = sell_at * (1 - maker) if sold else _NEVER
         out[k, _MEDIAN] = (here.bid + here.ask) * 0.5
+    return -1
 
 
 @compiled

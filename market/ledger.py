@@ -9,12 +9,14 @@ from decimal import Context, Decimal, DivisionByZero, Inexact, InvalidOperation
 import msgspec
 
 from market.actions import Fees
+from market.checks import LOWEST, money, whole
 from market.errors import QuaverError
-from market.events import BUY
+from market.events import BUY, SELL
 from market.products import Product
 
 # Money is never rounded: 60 digits hold any price x size x fee, and an inexact result is an error.
 EXACT = Context(prec=60, traps=[Inexact, InvalidOperation, DivisionByZero])
+_HALF = Decimal("0.5")
 
 
 class ReserveError(QuaverError):
@@ -22,7 +24,10 @@ class ReserveError(QuaverError):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """An order for `lots` at `price_ticks`; a post-only order rests, the other takes at once."""
+    """An order for `lots` at `price_ticks`; a post-only order rests, the other takes at once.
+
+    ValueError for what is no order at all; whether it can be booked is the ledger's to say.
+    """
 
     id: str
     product_id: str
@@ -31,6 +36,18 @@ class Order(msgspec.Struct, frozen=True):
     lots: int
     post_only: bool
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.id, str) and self.id):
+            raise ValueError(f"order: id must be text, not empty, got {self.id!r}")
+        if not isinstance(self.product_id, str):
+            raise ValueError(f"order {self.id}: product_id must be text, got {self.product_id!r}")
+        if type(self.side) is not int or self.side not in (BUY, SELL):
+            raise ValueError(f"order {self.id}: side must be BUY or SELL, got {self.side!r}")
+        if type(self.post_only) is not bool:
+            raise ValueError(f"order {self.id}: post_only must be a bool, got {self.post_only!r}")
+        whole("order: price_ticks", self.price_ticks, LOWEST)
+        whole("order: lots", self.lots, LOWEST)
+
 
 class Ledger:
     """Reserves of one account; every change is one booked order, fill or cancel."""
@@ -38,16 +55,45 @@ class Ledger:
     def __init__(
         self, products: dict[str, Product], usd: Decimal, lots: dict[str, int], fees: Fees
     ) -> None:
-        unknown = lots.keys() - products.keys()
-        if usd < 0 or any(held < 0 for held in lots.values()) or unknown:
-            raise ReserveError(f"reserves must not be negative and their products known: {lots}")
+        for product_id, listed in products.items():
+            if not isinstance(listed, Product) or listed.id != product_id:
+                raise ReserveError(f"products: under {product_id!r} is {listed!r}")
+        money("usd", usd, error=ReserveError)
+        for product_id, held in lots.items():
+            whole(f"lots of {product_id}", held, error=ReserveError)
+            if product_id not in products:
+                raise ReserveError(f"lots: {product_id!r} is not among the products")
+        if not isinstance(fees, Fees):
+            raise ReserveError(f"fees must be Fees, got {fees!r}")
         self.products = products
         self.fees = fees
         self.usd = usd
         self.lots = {product_id: lots.get(product_id, 0) for product_id in products}
         self.open: dict[str, Order] = {}
-        self._taker = _rate(fees.taker_bps)
-        self._maker = _rate(fees.maker_bps)
+        # USD of one lot at a price of one tick, and what a fee makes of it: by side and post_only.
+        self._lot_tick = {
+            p: EXACT.multiply(q.quote_increment, q.base_increment) for p, q in products.items()
+        }
+        self._factor = {}
+        for post_only, bps in ((False, fees.taker_bps), (True, fees.maker_bps)):
+            rate = EXACT.divide(exact(bps), Decimal(10_000))
+            self._factor[BUY, post_only] = EXACT.add(1, rate)
+            self._factor[SELL, post_only] = EXACT.subtract(1, rate)
+
+    def listed(self, product_id: str) -> Product:
+        """Return a product of the account; ReserveError if it is none."""
+        if product_id not in self.products:
+            raise ReserveError(f"product_id: {product_id!r} is not a product of this account")
+        return self.products[product_id]
+
+    def check(self, order: Order) -> None:
+        """Raise ReserveError unless this is an order for something, at a price, of a product."""
+        if not isinstance(order, Order):
+            raise ReserveError(f"order must be an Order, got {order!r}")
+        if order.lots <= 0 or order.price_ticks <= 0:
+            raise ReserveError(f"order {order.id} is empty or has no price: {order}")
+        if order.product_id not in self.products:
+            raise ReserveError(f"order {order.id} is of no product of this account: {order}")
 
     @property
     def free_usd(self) -> Decimal:
@@ -55,30 +101,34 @@ class Ledger:
         free = self.usd
         for order in self.open.values():
             if order.side == BUY:
-                free = EXACT.subtract(free, self.cost(order))
+                free = EXACT.subtract(free, self._value(order, order.price_ticks, order.lots))
         return free
 
     def free_lots(self, product_id: str) -> int:
         """Lots of a product that no open sell locks."""
+        self.listed(product_id)
         opened = self.open.values()
         locked = sum(o.lots for o in opened if o.side != BUY and o.product_id == product_id)
         return self.lots[product_id] - locked
 
     def cost(self, order: Order) -> Decimal:
         """USD that filling the whole order at its price takes (buy) or brings (sell), after fee."""
+        self.check(order)
         return self._value(order, order.price_ticks, order.lots)
 
     def affords(self, order: Order) -> bool:
         """Whether the free reserves cover the order."""
+        self.check(order)
         if order.side == BUY:
-            return self.cost(order) <= self.free_usd
+            return self._value(order, order.price_ticks, order.lots) <= self.free_usd
         return order.lots <= self.free_lots(order.product_id)
 
     def place(self, order: Order) -> None:
         """Lock what the order needs; ReserveError if it is already open or not covered."""
-        if order.lots <= 0 or order.price_ticks <= 0 or order.id in self.open:
-            raise ReserveError(f"order {order.id} is empty or open already: {order}")
-        if not self.affords(order):
+        covered = self.affords(order)
+        if order.id in self.open:
+            raise ReserveError(f"order {order.id} is open already: {order}")
+        if not covered:
             raise ReserveError(f"order {order.id} is not covered by the free reserves: {order}")
         self.open[order.id] = order
 
@@ -88,6 +138,8 @@ class Ledger:
         A fill is never worse for us than the order's own price.
         """
         order = self._opened(order_id)
+        whole("price_ticks of a fill", price_ticks, 1, ReserveError)
+        whole("lots of a fill", lots, LOWEST, ReserveError)
         better_ticks = order.price_ticks - price_ticks
         worse = (better_ticks if order.side == BUY else -better_ticks) < 0
         if not 0 < lots <= order.lots or worse:
@@ -111,34 +163,37 @@ class Ledger:
 
     def equity(self, mid2: dict[str, int]) -> Decimal:
         """USD plus all coins valued at the median; `mid2` is bid + ask in ticks per product."""
-        total = self.usd
-        for product_id, lots in self.lots.items():
-            if lots:
-                total = EXACT.add(total, self.worth(product_id, lots, mid2[product_id]))
+        return self.value(self.usd, self.lots, mid2)
+
+    def value(self, usd: Decimal, lots: dict[str, int], mid2: dict[str, int]) -> Decimal:
+        """What an account with these reserves of the same products is worth, as `equity`."""
+        total = money("usd", usd, error=ReserveError)
+        for product_id, held in lots.items():
+            if held:
+                if product_id not in mid2:
+                    raise ReserveError(f"mid2: there is none of {product_id}, which is held")
+                total = EXACT.add(total, self.worth(product_id, held, mid2[product_id]))
         return total
 
     def worth(self, product_id: str, lots: int, mid2: int) -> Decimal:
         """USD that lots of a product are worth at the median; `mid2` is bid + ask in ticks."""
-        listed = self.products[product_id]
-        coins = EXACT.multiply(listed.size(lots), Decimal("0.5"))
-        return EXACT.multiply(listed.price(mid2), coins)
+        self.listed(product_id)
+        whole("lots", lots, error=ReserveError)
+        whole("mid2", mid2, 1, ReserveError)
+        return EXACT.multiply(EXACT.multiply(self._lot_tick[product_id], mid2 * lots), _HALF)
 
     def _opened(self, order_id: str) -> Order:
         if order_id not in self.open:
-            raise ReserveError(f"order {order_id} is not open")
+            raise ReserveError(f"order_id: {order_id!r} is not open")
         return self.open[order_id]
 
     def _value(self, order: Order, price_ticks: int, lots: int) -> Decimal:
-        listed = self.products[order.product_id]
-        rate = self._maker if order.post_only else self._taker
-        notional = EXACT.multiply(listed.price(price_ticks), listed.size(lots))
-        return EXACT.multiply(notional, 1 + rate if order.side == BUY else 1 - rate)
+        notional = EXACT.multiply(self._lot_tick[order.product_id], price_ticks * lots)
+        return EXACT.multiply(notional, self._factor[order.side, order.post_only])
 
 
 def exact(number: float) -> Decimal:
     """Return the decimal number that a configured float was written as."""
+    if type(number) not in (int, float) or number != number:
+        raise ValueError(f"number must be an int or a float and not NaN, got {number!r}")
     return Decimal(repr(number))
-
-
-def _rate(bps: float) -> Decimal:
-    return EXACT.divide(exact(bps), Decimal(10_000))

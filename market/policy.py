@@ -4,53 +4,96 @@ Backtest and live execution share every function here, so what was simulated is 
 """
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from market.actions import BUYS, Action
+from market.checks import LOWEST, check_settings, money, number, whole
 from market.events import BUY, SELL
-from market.ledger import Ledger, Order, exact
+from market.ledger import EXACT, Ledger, Order, exact
 from market.products import Product
+from market.windows import WINDOW
+
+_RESTING = (Action.CLOSE_BUY, Action.CLOSE_SELL)
+_PLACING = tuple(action for action in Action if action != Action.NO_OP)
 
 
 def decide(values: NDArray[np.float64], allowed: NDArray[np.bool_], min_edge_bps: float) -> Action:
     """Return the allowed action of highest value if it beats NO_OP by `min_edge_bps`, else NO_OP.
 
     `values` and `allowed` are [5]; of equal values the first action counts; NaN never wins.
+    ValueError for other shapes and dtypes, and for an edge that is no number from 0.
     """
-    best, best_value = Action.NO_OP, float(values[Action.NO_OP]) + min_edge_bps
-    for action in Action:
-        if action != Action.NO_OP and allowed[action] and values[action] > best_value:
-            best, best_value = action, float(values[action])
+    valued = _checked_five("values", values, np.dtype(np.float64))
+    may = _checked_five("allowed", allowed, np.dtype(np.bool_))
+    best, best_value = Action.NO_OP, valued[Action.NO_OP] + number("min_edge_bps", min_edge_bps)
+    for action in _PLACING:
+        if may[action] and valued[action] > best_value:
+            best, best_value = action, valued[action]
     return best
+
+
+def _checked_five(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> list[Any]:
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != (len(Action),):
+        raise ValueError(f"{name} must be {dtype}[{len(Action)}], got {array!r}")
+    return cast(list[Any], array.tolist())
+
+
+def one_window(window: NDArray[np.void]) -> NDArray[np.void]:
+    """Return WINDOW[1]; ValueError for anything else."""
+    if not isinstance(window, np.ndarray) or window.dtype != WINDOW or window.shape != (1,):
+        got = f"{type(window).__name__} of shape {getattr(window, 'shape', None)}"
+        raise ValueError(f"window must be one row of the WINDOW dtype, got {got}")
+    return window
+
+
+def quote(window: NDArray[np.void]) -> tuple[int, int, int] | None:
+    """Return beat, bid and ask (ticks) of a window (WINDOW[1]), None if it is not valid.
+
+    ValueError unless a valid one has 0 < bid < ask < 2^62 and a beat from 0.
+    """
+    if not one_window(window)["valid"].item():
+        return None
+    beat, bid, ask = window["beat"].item(), window["bid"].item(), window["ask"].item()
+    if beat < 0 or not 0 < bid < ask < 1 << 62:
+        raise ValueError(f"window: valid beat {beat} has bid {bid} and ask {ask}")
+    return beat, bid, ask
 
 
 def order_for(
     action: Action, product_id: str, bid_ticks: int, ask_ticks: int, lots: int, order_id: str
 ) -> Order | None:
-    """Return the order that an action places at the bid and ask of its beat; None for NO_OP."""
+    """Return the order that an action places at the bid and ask of its beat; None for NO_OP.
+
+    ValueError unless 0 < bid < ask and there is at least one lot to trade.
+    """
     if action == Action.NO_OP:
         return None
-    price_ticks = {
-        Action.FORCE_BUY: ask_ticks,
-        Action.CLOSE_BUY: ask_ticks - 1,
-        Action.FORCE_SELL: bid_ticks,
-        Action.CLOSE_SELL: bid_ticks + 1,
-    }[action]
-    post_only = action in (Action.CLOSE_BUY, Action.CLOSE_SELL)
-    side = BUY if action in BUYS else SELL
-    return Order(order_id, product_id, side, price_ticks, lots, post_only)
+    if not isinstance(action, Action):
+        raise ValueError(f"action must be an Action, got {action!r}")
+    if not 0 < bid_ticks < ask_ticks:
+        raise ValueError(f"bid_ticks {bid_ticks} must be above 0 and below ask_ticks {ask_ticks}")
+    if not lots > 0:
+        raise ValueError(f"lots must be at least 1, got {lots}")
+    post_only = action in _RESTING
+    if action in BUYS:
+        return Order(order_id, product_id, BUY, ask_ticks - post_only, lots, post_only)
+    return Order(order_id, product_id, SELL, bid_ticks + post_only, lots, post_only)
 
 
 def unit_lots(product: Product, notional_usd: Decimal, mid2: int) -> int:
     """Return one unit in lots: the largest size worth at most `notional_usd` at the median.
 
-    It is 0, which trades nothing, where that is below the least that the venue takes.
+    It is 0, which trades nothing, where that is below the least that the venue takes. ValueError
+    unless `notional_usd` is a Decimal from 0 and `mid2` at least 1.
     """
-    lots = int(notional_usd * 2 / product.price(mid2) / product.base_increment)
+    money("notional_usd", notional_usd)
+    whole("mid2", mid2, 1)
+    lot_usd2 = EXACT.multiply(product.price(mid2), product.base_increment)
+    lots = int(EXACT.divide_int(EXACT.multiply(notional_usd, 2), lot_usd2))
     return lots if product.size(lots) >= product.base_min_size else 0
 
 
@@ -78,6 +121,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         float, msgspec.Meta(gt=0, description="age of the window a decision rests on")
     ] = 8.0
 
+    def __post_init__(self) -> None:
+        check_settings("limits", self)
+
 
 class Situation(msgspec.Struct, frozen=True):
     """What the limits are checked against, besides the order."""
@@ -88,9 +134,20 @@ class Situation(msgspec.Struct, frozen=True):
     loss_today_usd: Decimal
     data_age_s: float
 
+    def __post_init__(self) -> None:
+        whole("position_lots", self.position_lots, LOWEST)
+        whole("unit_lots", self.unit_lots)
+        whole("orders_last_minute", self.orders_last_minute)
+        money("loss_today_usd", self.loss_today_usd, None)
+        number("data_age_s", self.data_age_s)
+
 
 def breached(order: Order, ledger: Ledger, limits: Limits, now: Situation) -> str | None:
-    """Return the name of the first limit that the order would breach, None if none."""
+    """Return the name of the first limit that the order would breach, None if none.
+
+    ReserveError for an order that the ledger would never take.
+    """
+    ledger.check(order)
     after_lots = now.position_lots + (order.lots if order.side == BUY else -order.lots)
     listed = ledger.products[order.product_id]
     notional = listed.price(order.price_ticks) * listed.size(order.lots)

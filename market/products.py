@@ -9,9 +9,12 @@ from functools import cached_property
 
 import msgspec
 
+from market.checks import LOWEST, whole
 from market.errors import QuaverError
 
 _LONGEST = 64  # Digits of a number that is still read.
+_FINEST, _COARSEST = Decimal("1e-18"), Decimal("1e18")
+_MOST_DIGITS = 9  # Of an increment: times an int64 that is within a Decimal's 28 digits, exact.
 MAX_UNITS = 1 << 57  # So that bucket arithmetic on prices and sums of sizes stay inside int64.
 
 
@@ -23,6 +26,18 @@ class Product(msgspec.Struct, frozen=True, dict=True):
     base_increment: Decimal
     base_min_size: Decimal
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not self.id:
+            raise ValueError(f"product: id must be text, not empty, got {self.id!r}")
+        for name in ("quote_increment", "base_increment", "base_min_size"):
+            value = getattr(self, name)
+            sound = isinstance(value, Decimal) and value.is_finite()
+            if not sound or not _FINEST <= value <= _COARSEST or _digits(value) > _MOST_DIGITS:
+                raise ValueError(
+                    f"product {self.id}: {name} must be a positive decimal number from {_FINEST} "
+                    f"to {_COARSEST}, of at most {_MOST_DIGITS} digits, got {value!r}"
+                )
+
     def ticks(self, text: str) -> int:
         """Return the price `text` in ticks; ValueError if it is no number on the grid."""
         return _units(text, self._quote_digits, self.quote_increment)
@@ -33,11 +48,11 @@ class Product(msgspec.Struct, frozen=True, dict=True):
 
     def price(self, ticks: int) -> Decimal:
         """Return the price of `ticks` in quote currency, exact."""
-        return ticks * self.quote_increment
+        return whole("ticks", ticks) * self.quote_increment
 
     def size(self, lots: int) -> Decimal:
-        """Return the size of `lots` in base currency, exact."""
-        return lots * self.base_increment
+        """Return the size of `lots` (of a position: negative if short) in base currency, exact."""
+        return whole("lots", lots, LOWEST) * self.base_increment
 
     @cached_property
     def tick(self) -> float:
@@ -53,6 +68,10 @@ class Product(msgspec.Struct, frozen=True, dict=True):
         return _decimal_digits(self.base_increment)
 
 
+def _digits(number: Decimal) -> int:
+    return len("".join(map(str, number.as_tuple().digits)).rstrip("0"))
+
+
 def _decimal_digits(increment: Decimal) -> int:
     """Digits after the point if the increment is a power of ten up to 1, else -1 (general path)."""
     sign, digits, exponent = increment.normalize().as_tuple()
@@ -61,12 +80,15 @@ def _decimal_digits(increment: Decimal) -> int:
 
 
 def _units(text: str, digits: int, increment: Decimal) -> int:
-    whole, _, fraction = text.partition(".")
-    number = whole + fraction
+    try:
+        integer, _, fraction = text.partition(".")
+    except (AttributeError, TypeError):
+        raise ValueError(f"text must be a str, got {text!r}") from None
+    number = integer + fraction
     if not (number.isascii() and number.isdecimal()) or len(text) > _LONGEST:
         raise ValueError(f"{text[:_LONGEST]!r} is not a plain number")
     if digits >= 0:
-        units, beyond = int(whole + fraction[:digits].ljust(digits, "0")), fraction[digits:]
+        units, beyond = int(integer + fraction[:digits].ljust(digits, "0")), fraction[digits:]
         off_grid = bool(beyond.strip("0"))
     else:
         units, off_grid = _general_units(number, len(fraction), increment)
@@ -86,15 +108,16 @@ def _general_units(number: str, places: int, increment: Decimal) -> tuple[int, b
 
 def product_of(product_id: str, quote: str, base: str, base_min: str | None = None) -> Product:
     """Return a product from its increments as text; QuaverError unless they are positive."""
+    texts = (quote, base, base_min or base)
+    wrong = f"increments of {product_id}: quote, base and base_min must be"
+    if not all(isinstance(text, str) for text in texts):  # A float has more digits than it shows.
+        raise QuaverError(f"{wrong} text, got {texts}")
     try:
-        values = [Decimal(text) for text in (quote, base, base_min or base)]
+        return Product(product_id, *(Decimal(text) for text in texts))
     except InvalidOperation:
-        values = []
-    if not values or not all(value.is_finite() and value > 0 for value in values):
-        raise QuaverError(
-            f"increments of {product_id} must be positive numbers, got {quote!r} and {base!r}"
-        )
-    return Product(product_id, *values)
+        raise QuaverError(f"{wrong} numbers, got {texts}") from None
+    except ValueError as problem:
+        raise QuaverError(str(problem)) from None
 
 
 # id, quote_increment, base_increment, base_min_size: Coinbase as of 2025-06-03, by liquidity.

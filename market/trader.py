@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market.actions import Action, Fees
+from market.checks import check_settings, number, whole
 from market.events import BUY
 from market.ledger import EXACT, Ledger, Order, exact
-from market.policy import Limits, Situation, breached, decide, order_for, unit_lots
+from market.policy import Limits, Situation, breached, decide, order_for, quote, unit_lots
 from market.products import Product
 from market.windows import BEAT_NS
 
@@ -34,6 +35,9 @@ class TraderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         float, msgspec.Meta(ge=0, description="by how much a prediction must beat NO_OP, bps")
     ] = 0.0
     limits: Limits = msgspec.field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        check_settings("trader", self)
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -56,6 +60,8 @@ class Trader:
     """
 
     def __init__(self, products: dict[str, Product], fees: Fees, config: TraderConfig) -> None:
+        if not isinstance(config, TraderConfig):
+            raise ValueError(f"config must be a TraderConfig, got {config!r}")
         self.config = config
         self._start_usd = exact(config.reserve_usd) * len(products)
         self.ledger = Ledger(products, self._start_usd, {}, fees)
@@ -64,25 +70,33 @@ class Trader:
         self.mid2: dict[str, int] = {}
         self.orders_sent = 0
         self._sent_ns: deque[int] = deque()
+        self._newest: dict[str, int] = {}  # Per product the last beat observed.
         self._day = -1
         self._day_equity = Decimal(0)
 
     def observe(self, product_id: str, window: NDArray[np.void]) -> None:
-        """Value a product at a window (WINDOW[1]); its first valid one fixes unit and reserve."""
-        row = window[0]
-        if not row["valid"]:
+        """Value a product at a window (WINDOW[1]); its first valid one fixes unit and reserve.
+
+        ValueError for one before the last of its product.
+        """
+        listed = self.ledger.listed(product_id)
+        quoted = quote(window)
+        if quoted is None:
             return
-        self.mid2[product_id] = int(row["bid"] + row["ask"])
+        beat, bid, ask = quoted
+        if beat < self._newest.get(product_id, 0):
+            raise ValueError(f"window: beat {beat} is before {self._newest[product_id]}")
+        mid2 = bid + ask
         if product_id not in self.unit:
-            listed = self.ledger.products[product_id]
-            lots = unit_lots(listed, exact(self.config.unit_usd), self.mid2[product_id])
+            lots = unit_lots(listed, exact(self.config.unit_usd), mid2)
             self.unit[product_id] = lots
             self.ledger.lots[product_id] += lots
             # The reserve just granted is no gain of the day.
-            granted_usd = self.ledger.worth(product_id, lots, self.mid2[product_id])
+            granted_usd = self.ledger.worth(product_id, lots, mid2)
             self._day_equity = EXACT.add(self._day_equity, granted_usd)
             self.deposited_usd = EXACT.add(self.deposited_usd, granted_usd)
-        day = int(row["beat"]) // _DAY_BEATS
+        self.mid2[product_id], self._newest[product_id] = mid2, beat
+        day = beat // _DAY_BEATS
         if day > self._day:  # Another product's last beat of yesterday may come after.
             self._day, self._day_equity = day, self.equity
 
@@ -96,17 +110,13 @@ class Trader:
         only after the cancel is confirmed.
         """
         resting = self.resting(product_id)
-        row = window[0]
-        if values is None or not row["valid"] or not self.unit.get(product_id):
+        quoted = quote(window)
+        if values is None or quoted is None or not self.unit.get(product_id):
             return Decision(Action.NO_OP, cancel=resting)
-        beat, bid, ask = int(row["beat"]), int(row["bid"]), int(row["ask"])
-        orders = {
-            action: order_for(
-                action, product_id, bid, ask, self.unit[product_id], f"{product_id}:{beat}"
-            )
-            for action in Action
-        }
-        allowed = np.array([self._available(orders[a], resting) for a in Action])
+        beat, bid, ask = quoted
+        lots, order_id = self.unit[product_id], f"{product_id}:{beat}"
+        orders = [order_for(action, product_id, bid, ask, lots, order_id) for action in Action]
+        allowed = np.array([self._available(order, resting) for order in orders])
         action = decide(values, allowed, self.config.min_edge_bps)
         wanted = orders[action]
         if wanted and resting and wanted.post_only and _same_place(wanted, resting):
@@ -114,7 +124,12 @@ class Trader:
         return Decision(action, place=wanted, cancel=resting)
 
     def admit(self, order: Order, now_ns: int, data_age_s: float) -> str | None:
-        """Lock the order's funds and return None, or return the limit or reserve in the way."""
+        """Lock the order's funds and return None, or return the limit or reserve in the way.
+
+        ReserveError for an order that is open or that the ledger would never take.
+        """
+        self._check(order, data_age_s)
+        whole("now_ns", now_ns)
         while self._sent_ns and self._sent_ns[0] <= now_ns - _MINUTE_NS:
             self._sent_ns.popleft()
         reason = self._breached(order, len(self._sent_ns), data_age_s)
@@ -131,7 +146,14 @@ class Trader:
 
         Keeping sends nothing, so the order rate does not count.
         """
+        self._check(order, data_age_s)
         return self._breached(order, 0, data_age_s)
+
+    def _check(self, order: Order, data_age_s: float) -> None:
+        self.ledger.check(order)
+        number("data_age_s", data_age_s)
+        if order.product_id not in self.unit:
+            raise ValueError(f"order {order.id}: no window of its product was observed yet")
 
     def _breached(self, order: Order, orders_last_minute: int, data_age_s: float) -> str | None:
         situation = Situation(
@@ -153,6 +175,7 @@ class Trader:
 
     def resting(self, product_id: str) -> Order | None:
         """Return the product's open order, if any; there is at most one."""
+        self.ledger.listed(product_id)
         return next((o for o in self.ledger.open.values() if o.product_id == product_id), None)
 
     @property
@@ -163,8 +186,7 @@ class Trader:
     @property
     def held_usd(self) -> Decimal:
         """What the account would be worth had it never traded."""
-        idle = Ledger(self.ledger.products, self._start_usd, self.unit, self.ledger.fees)
-        return idle.equity(self.mid2)
+        return self.ledger.value(self._start_usd, self.unit, self.mid2)
 
     @property
     def positions(self) -> dict[str, float]:

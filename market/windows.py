@@ -28,11 +28,13 @@ from market.book import (
     set_level,
     settle,
 )
+from market.checks import whole
 from market.events import ASK, BID, BUY, EVENT, Kind, Reason
 from market.jit import compiled, inlined
 from market.products import MAX_UNITS
 
 BEAT_NS = 4_000_000_000
+_MAX_NS = 1 << 62  # In 2116; beyond, the end of a beat would not be an int64.
 MAX_LEAP_NS = 7 * 86_400 * 1_000_000_000  # Longer silence is another recording, after END.
 
 Records = NDArray[np.void]
@@ -81,7 +83,7 @@ _EMPTY, _DISCONNECT = Reason.EMPTY_SIDE, Reason.DISCONNECT
 def after_break(beat: int) -> Records:
     """Return the window (WINDOW[1]) of a beat about which nothing is known."""
     window = np.zeros(1, WINDOW)
-    window["beat"] = beat
+    window["beat"] = whole("beat", beat)
     return window
 
 
@@ -115,6 +117,8 @@ class WindowBuilder:
         """
         if not isinstance(events, np.ndarray) or events.dtype != EVENT or events.ndim != 1:
             raise ValueError("events must be a one-dimensional array of the EVENT dtype")
+        if self._state["wrong"][0]:
+            raise ValueError("events: a row fed earlier could not be; this builder is of no use")
         if not (events.flags.c_contiguous and events.flags.writeable):
             events = events.copy()  # Compiled for such alone.
         at, closed, out = 0, 0, np.zeros(1 if len(events) < 64 else 1024, WINDOW)
@@ -136,6 +140,8 @@ class WindowBuilder:
 
     def carried(self, ns: int, recv_ns: int) -> Records:
         """Return the book as the CARRIED rows that start a partition; empty if not synced."""
+        whole("ns", ns)
+        whole("recv_ns", recv_ns)
         if not self.synced:
             return np.zeros(0, EVENT)
         bids, asks = self.levels()
@@ -152,7 +158,7 @@ class WindowBuilder:
 def _possible(event: Record, state: Record) -> bool:
     """Whether a reader can have made this row."""
     leap = event.ns - state.clock if state.started else 0
-    if event.ns < 0 or leap > MAX_LEAP_NS or not _SNAPSHOT <= event.kind <= _END:
+    if not 0 <= event.ns <= _MAX_NS or leap > MAX_LEAP_NS or not _SNAPSHOT <= event.kind <= _END:
         return False
     if event.kind <= _TRADE:
         return _possible_level(event)
@@ -279,7 +285,8 @@ def _apply_changes(events: Records, at: int, state: Record, beat: Record, book: 
         if event.kind != _CHANGE or event.ns >= end_ns or not _possible_level(event):
             break
         if i + _AHEAD < len(events):
-            prefetch_level(book, events[i + _AHEAD].side, events[i + _AHEAD].price)
+            ahead = events[i + _AHEAD]  # Not checked yet, hence the `& 1`.
+            prefetch_level(book, ahead.side & 1, ahead.price)
         full = set_level(book, event.side, event.price, event.size)
         clock = max(clock, event.ns)
         i += 1

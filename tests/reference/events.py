@@ -5,11 +5,13 @@ after each frame, so nothing here can go stale.
 """
 
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 BEAT_NS = 4 * 10**9
 BUCKETS = 20
 SNAPSHOT, CARRIED, CHANGE, TRADE, UNSYNC, CLOCK, END = range(7)
+CROSSED, EMPTY_SIDE = 3, 4
 BID, ASK = 0, 1
 BUY = 0
 
@@ -20,6 +22,8 @@ class EventReference:
     def __init__(self) -> None:
         self.book: dict[int, dict[int, int]] = {BID: {}, ASK: {}}
         self.synced = False
+        self.reason: int | None = 0  # Why it is not synced; None where that is not defined.
+        self.clock: int | None = None
         self.beat: int | None = None
         self.records: list[dict[str, Any]] = []
 
@@ -36,29 +40,48 @@ class EventReference:
 
     def frame(self, rows: list[Any]) -> None:
         """One frame: its time first, then its content, then the check of the book."""
-        kind = int(rows[0]["kind"])
-        if kind == END:
-            return  # no frame of the connection, so it closes nothing
-        self.move_clock(int(rows[0]["ns"]), carried=kind == CARRIED)
+        if rows[0]["kind"] == END:
+            self.end()
+            return
+        opens = self.move_clock(int(rows[0]["ns"]))
+        for kind, group in groupby(rows, key=lambda row: int(row["kind"])):
+            self.apply(kind, list(group), opens)
+        if any(row["kind"] in (SNAPSHOT, CARRIED, CHANGE) for row in rows) and self.synced:
+            self.check()
+
+    def apply(self, kind: int, rows: list[Any], opens: bool) -> None:
+        """Rows of one kind; a frame may hold a snapshot and changes to it."""
         if kind in (SNAPSHOT, CARRIED):
-            self.snapshot(rows, kind)
-        elif kind == CHANGE:
-            self.change(rows)
+            self.snapshot(rows, kind, opens)
+        elif kind == CHANGE and self.synced:
+            self.updates += len(rows)
+            self.set_levels(rows)
         elif kind == TRADE:
             for row in rows:
                 self.trades.append((int(row["side"]), int(row["price"]), int(row["size"])))
         elif kind == UNSYNC:
-            self.synced = self.valid = False
+            self.unsync(int(rows[0]["reason"]) if self.synced else None)
 
-    def move_clock(self, ns: int, carried: bool) -> None:
-        """Close the beats that ended; a carried book at a beat's start is its opening state."""
+    def unsync(self, reason: int | None) -> None:
+        """The book is not known from here on."""
+        self.synced = self.valid = False
+        self.reason = reason
+
+    def end(self) -> None:
+        """The recording is over: it closes nothing, and what follows is another recording."""
+        self.unsync(None)
+        self.beat = None
+
+    def move_clock(self, ns: int) -> bool:
+        """Close the beats that ended; return whether this very frame opens a beat at its start."""
+        self.clock = ns if self.clock is None else max(self.clock, ns)
+        before = self.beat
         if self.beat is None:
-            self.open_beat(ns // BEAT_NS)
-        while ns >= (self.beat + 1) * BEAT_NS:
+            self.open_beat(self.clock // BEAT_NS)
+        while self.clock >= (self.beat + 1) * BEAT_NS:
             self.records.append(self.record())
             self.open_beat(self.beat + 1)
-        if carried and not self.synced and ns == self.beat * BEAT_NS:
-            self.valid = True
+        return self.beat != before and ns == self.beat * BEAT_NS
 
     def open_beat(self, beat: int) -> None:
         """Start a beat in the state the book is in."""
@@ -72,21 +95,19 @@ class EventReference:
         """Best bid and best ask."""
         return max(self.book[BID]), min(self.book[ASK])
 
-    def snapshot(self, rows: list[Any], kind: int) -> None:
-        """Replace the book; a venue snapshot makes its beat invalid, a carried one does not."""
+    def snapshot(self, rows: list[Any], kind: int, opens: bool) -> None:
+        """Replace the book; a venue snapshot makes its beat invalid, a carried one breaks nothing.
+
+        A carried book that opens a beat, at its start, is the opening state of that beat.
+        """
         self.book = {BID: {}, ASK: {}}
         self.set_levels(rows)
-        self.synced = True
         if kind == SNAPSHOT:
             self.valid = False
-        self.check()
-
-    def change(self, rows: list[Any]) -> None:
-        """Apply level changes; those of a book that is not synced are discarded."""
-        if self.synced:
-            self.updates += len(rows)
-            self.set_levels(rows)
-            self.check()
+        elif opens:
+            self.valid = True
+        self.synced = True
+        self.reason = 0
 
     def set_levels(self, rows: list[Any]) -> None:
         """Absolute sizes; zero deletes."""
@@ -99,10 +120,12 @@ class EventReference:
 
     def check(self) -> None:
         """After a whole frame best bid < best ask must hold."""
-        if self.book[BID] and self.book[ASK] and self.best()[0] < self.best()[1]:
-            self.states.append(self.best())
+        if not self.book[BID] or not self.book[ASK]:
+            self.unsync(EMPTY_SIDE)
+        elif self.best()[0] >= self.best()[1]:
+            self.unsync(CROSSED)
         else:
-            self.synced = self.valid = False
+            self.states.append(self.best())
 
     def record(self) -> dict[str, Any]:
         """The window record of the open beat, as if it ended now."""

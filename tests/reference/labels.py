@@ -1,10 +1,14 @@
 """Labels by search over action sequences: breadth first with pruning, and exhaustively.
 
-Windows are plain dicts. Prices stay in ticks: a label is a ratio, so the unit cancels.
+Windows are plain dicts. Prices stay in ticks: a label is a ratio, so the unit cancels. The same
+breadth-first search for many beats at once, in integers, is for longer sweeps and exact ties.
 """
 
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 FORCE_BUY, CLOSE_BUY, FORCE_SELL, CLOSE_SELL, NO_OP = range(5)
 ACTIONS = range(5)
@@ -101,3 +105,60 @@ def labels_of(
         last = median(path[horizon])
         rows.append([search(moves, a, last) / median(window) * 10_000 for a in ACTIONS])
     return rows
+
+
+Longs = NDArray[np.int64]
+UNREACHED = -(2**62)
+
+
+def exact_moves(
+    windows: dict[str, Longs], taker: int, maker: int
+) -> list[tuple[int, NDArray[np.bool_], Longs]]:
+    """Per action: change of inventory, whether it fills in the next beat, and the cash flow then.
+
+    Fees are in hundredths of a basis point, cash in 2,000,000ths of a tick: all is whole.
+    """
+    ask, bid = windows["ask"][:-1], windows["bid"][:-1]
+    low_ask, high_bid, trades = (windows[name][1:] for name in ("low_ask", "high_bid", "trades"))
+    buys = (low_ask <= ask - 1) | ((trades > 0) & (windows["trade_low"][1:] < ask - 1))
+    sells = (high_bid >= bid + 1) | ((trades > 0) & (windows["trade_high"][1:] > bid + 1))
+    always, whole = np.ones(len(ask), bool), 1_000_000
+    return [
+        (1, always, -2 * ask * (whole + taker)),
+        (1, buys, -2 * (ask - 1) * (whole + maker)),
+        (-1, always, 2 * bid * (whole - taker)),
+        (-1, sells, 2 * (bid + 1) * (whole - maker)),
+        (0, always, 0 * ask),
+    ]
+
+
+def exact_breadth_first(
+    windows: dict[str, Longs], taker: int, maker: int, horizon: int
+) -> tuple[Longs, Longs]:
+    """Best profits in 2,000,000ths of a tick, [n - horizon, 5], and twice the medians they are of.
+
+    `windows` are columns of beats that follow each other, all valid.
+    """
+    mid2 = windows["bid"] + windows["ask"]
+    count = max(len(mid2) - horizon, 0)
+    moves = exact_moves(windows, taker, maker)
+    profits = np.zeros((count, len(ACTIONS)), np.int64)
+    for first in ACTIONS:
+        best = {inventory: np.full(count, UNREACHED) for inventory in (-1, 0, 1)}
+        best[0] = np.zeros(count, np.int64)
+        for depth in range(horizon):
+            reached = {inventory: np.full(count, UNREACHED) for inventory in best}
+            for inventory, cash in best.items():
+                for action in [first] if depth == 0 else ACTIONS:
+                    if available(action, inventory):
+                        change, fills, flow = moves[action]
+                        here = slice(depth, depth + count)
+                        done = np.where(fills[here], cash + flow[here], UNREACHED)
+                        idle = np.where(fills[here], UNREACHED, cash)
+                        landing = inventory + change
+                        reached[landing] = np.maximum(reached[landing], done)
+                        reached[inventory] = np.maximum(reached[inventory], idle)
+            best = reached
+        last = mid2[horizon:] * 1_000_000
+        profits[:, first] = np.max([cash + inv * last for inv, cash in best.items()], axis=0)
+    return profits, mid2[:count]
