@@ -48,7 +48,8 @@ def a_day(beats: int = BEATS) -> Windows:
     windows["high_bid"] = np.maximum(bid, np.roll(bid, 1)) + reach[1]
     windows["trades"] = rng.poisson(3, beats)
     windows["trade_low"] = windows["low_ask"] - rng.integers(0, 20, beats)
-    windows["trade_high"] = windows["high_bid"] + rng.integers(0, 20, beats)
+    traded_high = windows["high_bid"] + rng.integers(0, 20, beats)
+    windows["trade_high"] = np.maximum(traded_high, windows["trade_low"])
     windows["bid_depth"] = rng.lognormal(18, 1, (beats, 20)).astype(np.int64)
     windows["ask_depth"] = rng.lognormal(18, 1, (beats, 20)).astype(np.int64)
     return windows
