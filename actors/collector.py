@@ -7,6 +7,7 @@ crossing a process border is paid once for all its products.
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,9 @@ class Collector:
     async def _write_the_rest(self) -> None:
         try:
             for reader in self._readers:
-                self._apply(reader.ended(0))
+                for ended in reader.ended(0):
+                    with suppress(ValueError):  # A book that refused a row has said why before.
+                        self._apply([ended])
         finally:
             if self._store and self._recorder:
                 await asyncio.to_thread(self._recorder.close)

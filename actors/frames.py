@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from market.events import BUY, EVENT, SELL, Kind
 from market.products import Product
+from market.windows import MAX_NS
 
-MAX_NS = 1 << 62  # The year 2116.
 MAX_TRADE_ID = 1 << 62
 
 # (kind, side, price in ticks, size in lots, trade_id)

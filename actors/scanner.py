@@ -81,8 +81,8 @@ class Scanner:
             self._scratch = bytearray(room)
         heads = np.empty((len(batch), 4), np.int64)
         used = _scan(data, ends, self._table, np.frombuffer(self._scratch, EVENT), heads)
-        # Rows are kept for long, so they get memory of just their size: a slice of a bytearray is a
-        # copy, and numpy's own would go field by field.
+        # Rows are kept for long, so a batch's get memory of just their size: a slice of a bytearray
+        # is a copy, and numpy's own would go field by field.
         rows = np.frombuffer(self._scratch[: used * EVENT.itemsize], EVENT)
         found: list[Frame | None] = []
         at = 0

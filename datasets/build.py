@@ -53,7 +53,10 @@ def build_windows(store: Store, product_id: str, day: str) -> Built:
     if manifest is None:
         raise QuaverError(f"there is no raw partition of {product_id} on {day} in {store.root}")
     events = read_partition(store, manifest)
-    windows = windows_of(events)
+    try:
+        windows = windows_of(events)
+    except ValueError as e:
+        raise QuaverError(f"raw partition of {product_id} on {day} in {store.root}: {e}") from None
     write_windows(store, product_id, day, windows)
     return Built(product_id, day, "windows", len(events), len(windows), int(windows["valid"].sum()))
 

@@ -3,16 +3,20 @@
 `compiled` and `inlined` leave out numba's reference counting: what they compile allocates nothing,
 and counting every array that is passed around would cost ten times the work itself. Machine code
 is cached on disk, so a fresh process or another Ray worker loads it instead of compiling. numba's
-own cache looks at a function's own file alone; ours also at all that the function calls and at
-the constants that it reads, so that an edit elsewhere never leaves old code running.
+own cache looks at a function's own file alone; ours also at the files of all that it calls and at
+the constants that they read, so that an edit elsewhere never leaves old code running.
 """
 
 import hashlib
+import sys
 from collections.abc import Callable
 from enum import Enum
+from functools import cache
+from pathlib import Path
 from types import CodeType
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -24,27 +28,38 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _fingerprint(function: Callable[..., Any]) -> str:
-    """Return a hash of a function's code, of all it calls, and of the constants they read."""
+    """Return a hash of all that compiled code holds.
+
+    That is the source of each module of which the function reaches a function, so what types they
+    use is in it too, and the values of the constants that these functions read.
+    """
     found = hashlib.sha256()
-    seen, waiting = set(), [(function.__code__, function.__globals__)]
+    modules, seen, waiting = {__name__}, set(), [function]
     while waiting:
-        code, names = waiting.pop()
-        if code in seen:
-            continue
-        seen.add(code)
-        found.update(code.co_code)
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                waiting.append((constant, names))
-            else:
-                found.update(repr(constant).encode())
-        for name in code.co_names:
-            value = names.get(name)
-            if isinstance(value, Dispatcher):
-                waiting.append((value.py_func.__code__, value.py_func.__globals__))
-            elif isinstance(value, int | float | str | tuple | Enum):
+        reached = waiting.pop()
+        seen.add(reached)
+        modules.add(reached.__module__)
+        for name in sorted(_names(reached.__code__)):
+            value = reached.__globals__.get(name)
+            if isinstance(value, Dispatcher) and value.py_func not in seen:
+                waiting.append(value.py_func)
+            elif isinstance(value, np.ndarray):
+                found.update(f"{name}={value.dtype}{value.shape}".encode() + value.tobytes())
+            elif isinstance(value, int | float | str | tuple | Enum | np.dtype):
                 found.update(f"{name}={value!r}".encode())
+    for module in sorted(modules):
+        found.update(_source(module))
     return found.hexdigest()
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+@cache
+def _source(module: str) -> bytes:
+    return Path(sys.modules[module].__file__ or "").read_bytes()
 
 
 class _Cache(FunctionCache):

@@ -14,9 +14,11 @@ from market.errors import QuaverError
 from market.events import BUY, SELL
 from market.products import Product
 
-# Money is never rounded: 60 digits hold any price x size x fee, and an inexact result is an error.
-EXACT = Context(prec=60, traps=[Inexact, InvalidOperation, DivisionByZero])
+# Money is never rounded: 120 digits hold every price x size x fee (38 of ticks x lots, 18 of the
+# increments, 40 of 1 + fee) and their sums, and an inexact result is an error.
+EXACT = Context(prec=120, traps=[Inexact, InvalidOperation, DivisionByZero])
 _HALF = Decimal("0.5")
+_LEAST_RATE = Decimal("1e-20")  # With a float's 17 digits, 1 + fee then has 40 at most.
 
 
 class ReserveError(QuaverError):
@@ -76,7 +78,9 @@ class Ledger:
         }
         self._factor = {}
         for post_only, bps in ((False, fees.taker_bps), (True, fees.maker_bps)):
-            rate = EXACT.divide(exact(bps), Decimal(10_000))
+            rate = exact(bps).scaleb(-4)
+            if 0 < rate < _LEAST_RATE:
+                raise ReserveError(f"fees: {bps} bps is less than an exact account can keep")
             self._factor[BUY, post_only] = EXACT.add(1, rate)
             self._factor[SELL, post_only] = EXACT.subtract(1, rate)
 

@@ -34,8 +34,8 @@ from market.jit import compiled, inlined
 from market.products import MAX_UNITS
 
 BEAT_NS = 4_000_000_000
-_MAX_NS = 1 << 62  # In 2116; beyond, the end of a beat would not be an int64.
-MAX_LEAP_NS = 7 * 86_400 * 1_000_000_000  # Longer silence is another recording, after END.
+MAX_NS = 1 << 62  # In 2116; beyond, the end of a beat would not be an int64.
+_MAX_LEAP_NS = 7 * 86_400 * 1_000_000_000  # Longer silence is another recording, after END.
 
 Records = NDArray[np.void]
 Record = Any  # One of them, as compiled functions see it.
@@ -121,7 +121,8 @@ class WindowBuilder:
             raise ValueError("events: a row fed earlier could not be; this builder is of no use")
         if not (events.flags.c_contiguous and events.flags.writeable):
             events = events.copy()  # Compiled for such alone.
-        at, closed, out = 0, 0, np.zeros(1 if len(events) < 64 else 1024, WINDOW)
+        beats = (int(events["ns"][-1]) - self.clock_ns) // BEAT_NS if len(events) else 0
+        at, closed, out = 0, 0, np.zeros(1 + min(max(beats, 0), 1024), WINDOW)
         while True:
             at, closed = _advance(events, at, self._state, self._beat, self._book, out, closed)
             if at == len(events):
@@ -158,7 +159,7 @@ class WindowBuilder:
 def _possible(event: Record, state: Record) -> bool:
     """Whether a reader can have made this row."""
     leap = event.ns - state.clock if state.started else 0
-    if not 0 <= event.ns <= _MAX_NS or leap > MAX_LEAP_NS or not _SNAPSHOT <= event.kind <= _END:
+    if not 0 <= event.ns <= MAX_NS or leap > _MAX_LEAP_NS or not _SNAPSHOT <= event.kind <= _END:
         return False
     if event.kind <= _TRADE:
         return _possible_level(event)

@@ -165,7 +165,11 @@ class Executor:
     async def _on_beat(self, beat: int, rows: list[_Row], received_ns: int) -> None:
         found, asked = [], []
         for row in rows:
-            features = self._features[row.product_id].push(row.window)
+            try:
+                features = self._features[row.product_id].push(row.window)
+            except ValueError as error:  # No prediction for this product.
+                self.failed(f"beat {beat}, {row.product_id}", error)
+                continue
             if len(features.beats):
                 found.append(features)
                 asked.append(row.product_id)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = ("market", "actors", "datasets", "tune", "sim", "serve_app", "cluster")
 MARKET_MAY_IMPORT = {
     "collections", "decimal", "enum", "functools", "market", "msgspec", "numba", "numpy", "typing",
-    "hashlib", "llvmlite", "types",  # For the compiler, in jit.py.
+    "hashlib", "llvmlite", "pathlib", "sys", "types",  # For the compiler's cache, in jit.py.
 }  # fmt: skip
 
 

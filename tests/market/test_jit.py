@@ -105,6 +105,26 @@ def test_an_edit_in_one_module_reaches_compiled_code_in_another(tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_an_edit_of_a_field_or_of_their_order_reaches_compiled_code(tmp_path: Path) -> None:
+    (tmp_path / "caller.py").write_text(
+        "from market.jit import compiled\nfrom callee import first\n\n"
+        "@compiled\ndef total(pair):\n    return first(pair)\n"
+    )
+    code = "from callee import make; from caller import total; print(total(make()))"
+    found = []
+    for fields, read in (("a b", "a"), ("b a", "a"), ("b a", "b")):
+        one, other = fields.split()
+        (tmp_path / "callee.py").write_text(
+            "from typing import NamedTuple\nfrom market.jit import compiled\n\n"
+            f"class Pair(NamedTuple):\n    {one}: int\n    {other}: int\n\n"
+            "def make():\n    return Pair(a=1, b=2)\n\n"
+            f"@compiled\ndef first(pair):\n    return pair.{read}\n"
+        )
+        found.append(run(code, tmp_path / "cache", tmp_path))
+    assert found == ["1", "1", "2"]
+
+
+@pytest.mark.slow
 def test_code_compiled_for_a_type_that_is_gone_is_compiled_again(tmp_path: Path) -> None:
     (tmp_path / "caller.py").write_text(
         "from market.jit import compiled\n\n@compiled\ndef first(pair):\n    return pair[0]\n"

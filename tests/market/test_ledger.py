@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from market.actions import Fees
 from market.events import BUY, SELL
 from market.ledger import Ledger, Order, ReserveError
-from market.products import product_of
+from market.products import MAX_UNITS, Product, product_of
 
 PRODUCTS = {
     "AAA-USD": product_of("AAA-USD", "0.01", "0.001"),
@@ -221,3 +221,23 @@ def test_equity_values_coins_at_the_median() -> None:
     assert ledger.equity({"AAA-USD": 9_999 + 10_002}) == Decimal("150.5") + Decimal("100.005")
     ledger.place(order(SELL))
     assert ledger.equity({"AAA-USD": 20_000}) == Decimal("250.5")  # Locked is still ours.
+
+
+def test_the_largest_order_at_the_most_digits_is_still_exact() -> None:
+    listed = Product("A-USD", Decimal("1.23456789"), Decimal("9.87654321e-10"), Decimal("1e-8"))
+    fees = Fees(taker_bps=0.12345678901234567, maker_bps=1e-16)
+    for post_only in (False, True):
+        usd = Decimal("1e40")
+        ledger = Ledger({"A-USD": listed}, usd, {}, fees)
+        ledger.place(Order("1", "A-USD", BUY, MAX_UNITS - 1, MAX_UNITS - 3, post_only))
+        moved = ledger.fill("1", MAX_UNITS - 1, MAX_UNITS - 3)
+        rate = Fraction(str(fees.maker_bps if post_only else fees.taker_bps)) / 10_000
+        price = (MAX_UNITS - 1) * Fraction("1.23456789")
+        size = (MAX_UNITS - 3) * Fraction("9.87654321e-10")
+        assert Fraction(moved) == price * size * (1 + rate)
+        assert Fraction(ledger.usd) == Fraction(usd) - Fraction(moved)
+
+
+def test_a_fee_that_no_account_can_keep_exactly_is_refused() -> None:
+    with pytest.raises(ReserveError, match="fees: 1e-300 bps"):
+        Ledger({}, Decimal(1), {}, Fees(taker_bps=1e-300))
