@@ -116,7 +116,7 @@ REACHED = {
 
 
 def test_hostile_streams_give_the_windows_and_books_of_the_reference() -> None:
-    reached = sweep(150, 100)
+    reached = sweep(80, 100)
     assert {name for name in REACHED if not reached[name]} == set()
 
 

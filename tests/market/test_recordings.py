@@ -504,7 +504,9 @@ class ExchangeVenue(Venue):
 VENUES = {"advanced": AdvancedVenue, "exchange": ExchangeVenue}
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [seed if seed < 5 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(12)]
+)
 @pytest.mark.parametrize("wire", VENUES)
 def test_a_hostile_connection_gives_the_reference_windows_live_and_stored(
     wire: str, seed: int, tmp_path: Path

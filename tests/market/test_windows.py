@@ -1,7 +1,5 @@
-"""Windows follow sections 1 to 3, whatever the events do, and however they are cut into feeds."""
+"""Windows follow sections 1 to 3: small cases, by hand."""
 
-import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,13 +7,10 @@ import pytest
 
 from market.events import ASK, BID, EVENT, Kind, Reason
 from market.windows import WINDOW, WindowBuilder
-from tests.reference.events import EventReference
 
 BEAT_NS = 4_000_000_000
 FIRST_BEAT = 446_563_257
 START_NS = FIRST_BEAT * BEAT_NS
-MIDDLE = 1_000
-SEEDS = range(60)
 
 Levels = list[tuple[int, int, int]]
 
@@ -51,204 +46,10 @@ def as_dicts(windows: np.ndarray) -> list[dict[str, Any]]:
     return found
 
 
-def field_bytes(windows: np.ndarray) -> dict[str, bytes]:
-    """The bytes of every field; the padding between fields means nothing."""
-    return {name: windows[name].tobytes() for name in WINDOW.names or ()}
-
-
 def built(*frames: np.ndarray) -> list[dict[str, Any]]:
     """The windows of these frames, each fed on its own."""
     builder = WindowBuilder()
     return as_dicts(np.concatenate([builder.feed(frame) for frame in frames]))
-
-
-class Hostile:
-    """Random frames around the state that the reference is in."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-        self.reference = EventReference()
-        self.ns = START_NS + self.random.choice([0, 0, 1, 1_700_000_000, BEAT_NS - 1])
-        self.trade_id = 10_000
-        self.calm = self.random.random() < 0.5
-
-    def frames(self, count: int) -> Iterator[np.ndarray]:
-        """Yield frames, the reference already fed with each; the last one is an END mark."""
-        for i in range(count):
-            frame = self.first() if i == 0 else self.next()
-            self.reference.feed(frame)
-            yield frame
-        frame = mark(Kind.END, self.ns)
-        self.reference.feed(frame)
-        yield frame
-
-    def first(self) -> np.ndarray:
-        choice = self.random.randrange(4)
-        if choice == 0:
-            return mark(Kind.CLOCK, self.ns)
-        kind = Kind.CARRIED if choice == 1 else Kind.SNAPSHOT
-        return rows(kind, self.ns, self.whole_book())
-
-    def advance(self) -> None:
-        step = self.random.random()
-        if step < 0.05:
-            self.ns += self.random.randrange(1, 6) * BEAT_NS + self.random.randrange(BEAT_NS)
-        elif step < 0.10:
-            self.ns = (self.ns // BEAT_NS + 1) * BEAT_NS
-        elif step < 0.13:
-            self.ns = (self.ns // BEAT_NS + 1) * BEAT_NS - 1
-        elif step < 0.9:
-            self.ns += self.random.randrange(900_000_000)
-
-    def next(self) -> np.ndarray:
-        self.advance()
-        draw = self.random.random()
-        if not self.reference.synced and draw < 0.25:
-            return rows(Kind.SNAPSHOT, self.ns, self.whole_book())
-        if draw < 0.01:
-            return rows(Kind.SNAPSHOT, self.ns, self.whole_book())
-        if draw < 0.03:
-            return self.carried()
-        if draw < 0.10:
-            return mark(Kind.CLOCK, self.ns)
-        if draw < 0.12 and not self.calm:
-            return mark(Kind.UNSYNC, self.ns, self.random.choice(list(Reason)[1:]))
-        if draw < 0.27:
-            return self.trades()
-        return rows(Kind.CHANGE, self.ns, self.changes())
-
-    def carried(self) -> np.ndarray:
-        """Our own book at a beat's start, as a partition begins; of an unsynced book, any book."""
-        self.ns = (self.ns // BEAT_NS + 1) * BEAT_NS
-        if not self.reference.synced:
-            return rows(Kind.CARRIED, self.ns, self.whole_book())
-        held = [(side, p, s) for side in (BID, ASK) for p, s in self.reference.book[side].items()]
-        return rows(Kind.CARRIED, self.ns, held)
-
-    def trades(self) -> np.ndarray:
-        trades = [
-            (self.random.randrange(2), MIDDLE + self.random.randrange(-9, 10), self.size() + 1)
-            for _ in range(self.random.randrange(1, 4))
-        ]
-        self.trade_id += len(trades)
-        return rows(Kind.TRADE, self.ns, trades, self.trade_id - len(trades))
-
-    def size(self) -> int:
-        return self.random.choice([1, 7, 10**6, 10**12, self.random.randrange(10**9)])
-
-    def whole_book(self) -> Levels:
-        """A snapshot: mostly sound, at times crossed, touching or with one side only."""
-        middle = MIDDLE + self.random.randrange(-8, 9)
-        gap = -1 if self.random.random() < 0.08 else self.random.choice([0, 0, 1, 12])
-        sides = self.random.choice([(BID,), (ASK,)]) if self.random.random() < 0.06 else (BID, ASK)
-        levels = []
-        for side in sides:
-            away = -1 if side == BID else 1
-            for _ in range(self.random.randrange(1, 15)):
-                price = middle + away * (gap + self.random.randrange(1, 30))
-                levels.append((side, price, self.size() + 1))
-        if BID in sides and self.random.random() < 0.3:
-            levels.append((BID, 1, 5))
-        if ASK in sides and self.random.random() < 0.3:
-            levels.append((ASK, 10**9, 5))
-        self.random.shuffle(levels)
-        return list({(side, price): (side, price, size) for side, price, size in levels}.values())
-
-    def changes(self) -> Levels:
-        book = self.reference.book
-        draw = self.random.random()
-        if draw < 0.01 and not self.calm and book[BID]:
-            return [(BID, price, 0) for price in book[BID]]
-        if draw < 0.03 and not self.calm and book[ASK]:
-            return [(BID, min(book[ASK]) + self.random.randrange(0, 3), 3)]
-        if draw < 0.06 and len(book[ASK]) > 1 and book[BID]:
-            # Crossed inside the frame, sound at its end.
-            best = min(book[ASK])
-            return [(BID, best, 3), (ASK, best, 0)]
-        if draw < 0.15 and len(book[BID]) > 1 and len(book[ASK]) > 1:
-            return [(BID, max(book[BID]), 0), (ASK, min(book[ASK]), 0)]
-        return [self.change() for _ in range(self.random.randrange(1, 7))]
-
-    def change(self) -> tuple[int, int, int]:
-        side = self.random.randrange(2)
-        size = 0 if self.random.random() < 0.3 else self.size()
-        if self.reference.synced:
-            bid, ask = self.reference.best()
-            reach = max(ask - bid - 1, 0) if self.random.random() < 0.1 else 0
-            away = self.random.randrange(-25, reach + 1)
-        else:
-            bid, ask, away = MIDDLE, MIDDLE + 1, -self.random.randrange(25)
-        if side == BID:
-            return BID, max(bid + min(away, ask - bid - 1), 1), size
-        return ASK, ask - min(away, ask - bid - 1), size
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_hostile_events_against_the_dict_reference(seed: int) -> None:
-    source = Hostile(seed)
-    builder = WindowBuilder()
-    found = []
-    for frame in source.frames(400):
-        found += as_dicts(builder.feed(frame))
-        # END closes the recording; what the builder says afterwards is not defined.
-        if frame["kind"][0] != Kind.END:
-            assert builder.synced == source.reference.synced
-    assert len(found) > 50
-    assert found == source.reference.records
-
-
-def test_the_hostile_events_reach_what_they_are_meant_to_reach() -> None:
-    records, kinds, unsyncs = [], set(), 0
-    for seed in SEEDS:
-        source = Hostile(seed)
-        before = False
-        for frame in source.frames(400):
-            kinds.add(int(frame["kind"][0]))
-            unsyncs += before and not source.reference.synced and frame["kind"][0] == Kind.CHANGE
-            before = source.reference.synced
-        records += source.reference.records
-    valid = [record for record in records if record["valid"]]
-    assert kinds == {int(kind) for kind in Kind}
-    assert unsyncs > 30
-    assert len(valid) > 1000 and len(records) - len(valid) > 1000
-    assert any(record["low_ask"] < record["ask"] for record in valid)
-    assert any(record["bid"] == 0 and record["low_ask"] > 0 for record in records)
-    assert any(record["trades"] and not record["valid"] for record in records)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_live_offline_parity_frame_by_frame_equals_one_feed_bit_for_bit(seed: int) -> None:
-    frames = list(Hostile(seed).frames(300))
-    whole = WindowBuilder().feed(np.concatenate(frames))
-    live = WindowBuilder()
-    one_by_one = np.concatenate([live.feed(frame) for frame in frames])
-    chunked = WindowBuilder()
-    cut = random.Random(seed)
-    parts, left = [], frames
-    while left:
-        size = cut.randrange(1, 40)
-        parts.append(chunked.feed(np.concatenate(left[:size])))
-        left = left[size:]
-    assert whole.dtype == WINDOW
-    assert field_bytes(whole) == field_bytes(one_by_one) == field_bytes(np.concatenate(parts))
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_partition_that_starts_with_the_carried_book_gives_the_windows_of_one_stream(
-    seed: int,
-) -> None:
-    frames = [frame for frame in Hostile(seed).frames(300) if frame["kind"][0] != Kind.END]
-    unbroken = WindowBuilder().feed(np.concatenate(frames))
-    border = (int(unbroken["beat"][len(unbroken) // 2]) + 1) * BEAT_NS
-    before = [frame for frame in frames if frame["ns"][0] < border]
-    after = [frame for frame in frames if frame["ns"][0] >= border]
-    first, second = WindowBuilder(), WindowBuilder()
-    earlier = first.feed(np.concatenate([*before, mark(Kind.CLOCK, border)]))
-    carried = first.carried(border, border)
-    opening = carried if len(carried) else mark(Kind.CLOCK, border)
-    later = second.feed(np.concatenate([opening, *after]))
-    assert bool(len(carried)) == first.synced
-    assert as_dicts(np.concatenate([earlier, later])) == as_dicts(unbroken)
 
 
 BOOK: Levels = [(BID, 999, 10), (BID, 998, 20), (ASK, 1001, 30), (ASK, 1002, 40)]
