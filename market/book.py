@@ -23,7 +23,7 @@ MAX_SUM_LOTS = 1 << 61  # Of all sizes of a side; sums over three beats still fi
 
 Ints = NDArray[np.int64]
 
-_BLOCK_BITS = 7  # Ticks per sum: 128, where the cost of the blocks equals that of the two edges.
+_BLOCK_BITS = 7  # 128 ticks a sum; 64 and 256 measured alike.
 _BLOCK = 1 << _BLOCK_BITS
 _MIN_TICKS, _MAX_TICKS = 1 << 12, 1 << 19
 _MIN_SLOTS = 1 << 8
