@@ -393,6 +393,19 @@ def test_an_error_costs_one_product_one_beat() -> None:
     assert sum(health["actions"].values()) == health["predictions"] - 1
 
 
+def test_a_window_that_cannot_be_costs_its_product_the_beat_and_no_other() -> None:
+    bench = Bench()
+    rows = walk(WARM_UP + 5, 1)
+    crossed = rows.copy()
+    crossed["ask"][WARM_UP] = crossed["bid"][WARM_UP]
+    bench.send((BTC, rows), (ETH, crossed))
+    health = bench.executor.health()
+    assert health["beats"] == len(rows)
+    assert f"beat {FIRST_BEAT + WARM_UP}, {ETH}: ValueError: " in health["last_error"]
+    asked = [len(call[3]) for call in bench.model.calls]
+    assert asked[:2] == [2, 1]  # Of the first full beat, then of the one that ETH spoilt.
+
+
 def test_an_unconfirmed_cancel_keeps_the_funds_locked_and_places_nothing() -> None:
     bench = Bench()
     wanted = [Action.CLOSE_BUY]
