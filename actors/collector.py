@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from actors.advanced_trade import decoder
 from actors.connection import MAX_LEVEL2_PRODUCTS, Connection, ConnectionConfig
 from actors.reader import Events, Reader
-from actors.recorder import ProductStream, Recorder, keep_corrupt
+from actors.recorder import Recorder, keep_corrupt
 from actors.store import Store
+from actors.stream import ProductStream
 from market.products import Product
 
 # Windows closed together: (product id, WINDOW[n]) of every product of a connection.

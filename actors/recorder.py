@@ -35,28 +35,6 @@ PART_ROWS = 200_000
 PART_NS = 15 * 60 * 1_000_000_000  # Of event time, so that the same frames make the same parts.
 
 
-class ProductStream:
-    """The one path of a product's events: recorded, then fed to its book and windows."""
-
-    def __init__(self, recorder: "Recorder | None", product: Product) -> None:
-        self.builder = WindowBuilder()
-        self._recorder = recorder
-        self._product = product
-
-    def apply(self, events: NDArray[np.void]) -> NDArray[np.void]:
-        """Record events (EVENT[n] of one frame, or a mark); return the windows they close."""
-        if self._recorder:
-            self._recorder.add(self._product, events, self.builder)
-        was_synced = self.builder.synced
-        windows = self.builder.feed(events)
-        lost_it_alone = was_synced and not self.builder.synced and events["kind"][-1] < Kind.UNSYNC
-        if lost_it_alone and self._recorder:
-            # Crossed or emptied: a replay finds that out by itself, the manifest would not.
-            why = mark(Kind.UNSYNC, self.builder.clock_ns, 0, self.builder.reason)
-            self._recorder.add(self._product, np.array([why], EVENT), self.builder)
-        return windows
-
-
 class Recorder:
     """Writes raw partitions of several products under a root.
 

@@ -15,8 +15,9 @@ import msgspec
 from actors import advanced_trade, exchange_feed
 from actors.frames import WireFormat
 from actors.reader import Events, Reader
-from actors.recorder import ProductStream, Recorder, keep_corrupt
+from actors.recorder import Recorder, keep_corrupt
 from actors.store import Store
+from actors.stream import ProductStream
 from market.errors import QuaverError
 from market.products import Product, product, product_index, product_of
 

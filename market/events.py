@@ -36,6 +36,7 @@ class Reason(IntEnum):
     CROSSED = 3
     EMPTY_SIDE = 4
     DISCONNECT = 5
+    OVERFLOW = 6  # The recorder could not keep up, so the frames were not used either.
 
 
 EVENT = np.dtype(

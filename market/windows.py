@@ -77,7 +77,7 @@ _SNAPSHOT, _CARRIED, _CHANGE, _TRADE = Kind.SNAPSHOT, Kind.CARRIED, Kind.CHANGE,
 _UNSYNC, _END = Kind.UNSYNC, Kind.END
 _AHEAD = 12  # Records from asking memory for a level to needing it.
 _GAP, _CORRUPT, _CROSSED = Reason.GAP, Reason.CORRUPT, Reason.CROSSED
-_EMPTY, _DISCONNECT = Reason.EMPTY_SIDE, Reason.DISCONNECT
+_EMPTY, _LAST_REASON = Reason.EMPTY_SIDE, max(Reason)
 
 
 def after_break(beat: int) -> Records:
@@ -163,7 +163,7 @@ def _possible(event: Record, state: Record) -> bool:
         return False
     if event.kind <= _TRADE:
         return _possible_level(event)
-    return bool(event.kind != _UNSYNC or _GAP <= event.reason <= _DISCONNECT)
+    return bool(event.kind != _UNSYNC or _GAP <= event.reason <= _LAST_REASON)
 
 
 @inlined

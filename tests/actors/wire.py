@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from actors.advanced_trade import decoder
 from actors.raw import partitions, read_manifest, read_partition
 from actors.reader import Events, Reader
-from actors.recorder import ProductStream, Recorder
+from actors.recorder import Recorder
 from actors.store import Store
+from actors.stream import ProductStream
 from market.events import Kind
 from market.products import Product, product
 from market.windows import WINDOW, WindowBuilder
