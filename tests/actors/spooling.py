@@ -1,7 +1,7 @@
 """A process that puts seeded rows into a spool and says so, to be killed; and what it puts.
 
-    python -m tests.actors.spooling ROOT record POINT     until it is killed
-    python -m tests.actors.spooling ROOT adopt -          once a line comes in
+python -m tests.actors.spooling ROOT record POINT     until it is killed
+python -m tests.actors.spooling ROOT adopt -          once a line comes in
 """
 
 import os
@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -71,25 +72,27 @@ class Dying(Store):
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
+def say(line: str) -> None:
+    """Write a line, whole also beside that of another thread."""
+    os.write(1, f"{line}\n".encode())
+
+
 def main(root: str, mode: str, point: str) -> None:
     """Record until killed, or adopt what others left."""
     store = Dying(root)
     store.point = point
     if mode == "adopt":
-        print("ready", flush=True)
+        say("ready")
         sys.stdin.readline()
         Spool(store, "a test", "adopter", CONFIG).close(20)
         return
     spool = Spool(store, "a test", "recorder", CONFIG)
 
-    def say(number: int) -> None:
-        print(f"kept {number} 0", flush=True)
-
     for number in count():
         put(spool, number)
-        print(f"put {number} {time.monotonic()}", flush=True)
+        say(f"put {number} {time.monotonic()}")
         if number % 50 == 49:
-            spool.flush(lambda number=number: say(number))  # type: ignore[misc]
+            spool.flush(partial(say, f"kept {number} 0"))
         time.sleep(0.001)  # The pace of a feed.
 
 
