@@ -201,7 +201,7 @@ def pieces_of(segment: Segment, last: bool) -> list[Piece]:
             session=f"{entry.session_ns:020d}-{header.writer}",
             source=header.source,
             number=header.number,
-            rows=np.concatenate(collected),
+            rows=np.frombuffer(b"".join(collected), EVENT),
             counts=entry.counts,
             live=True,
             broke_off=goes_on and last,
