@@ -199,7 +199,7 @@ def remove_if_done(folder: Path) -> None:
     """Remove a writer's folder, locked by the caller, if it holds no segment any more."""
     if segments_of(folder):
         return
-    for path in [*folder.glob("*.tmp"), folder / LOCK]:
+    for path in [*folder.glob(".*.tmp"), folder / LOCK]:
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # Something of another's is in it.
         folder.rmdir()
@@ -207,7 +207,7 @@ def remove_if_done(folder: Path) -> None:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Put a file in place whole and on disk, its name too."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as out:
         out.write(data)
         out.flush()

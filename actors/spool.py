@@ -109,6 +109,8 @@ class Spool:
         self._closing = threading.Event()
         self._open: dict[str, Entry] = {}
         try:
+            if config.folder:
+                _claim(self._folder, store.root)
             self._own, self._lock = self._make_own_folder()
             self._current = self._begin_segment(0)
         except OSError as e:
@@ -136,6 +138,8 @@ class Spool:
         counts: Counts | None,
     ) -> None:
         """Take rows; never waits, and never raises for trouble with the disk or the root."""
+        if not len(rows):
+            return
         self._waiting.append((product, day, session_ns, rows, counts))
         self._put_rows += len(rows)
         if self._put_rows - self._written_rows > _BLOCK_ROWS and not self._wake.is_set():
@@ -286,6 +290,18 @@ class Spool:
         self._over_disk = self._disk_bytes >= limit * (_ROOM_AGAIN if was_over else 1)
         if self._over_disk and not was_over:
             self._finish_segment()  # What is in it can go as well.
+
+
+def _claim(folder: Path, root: str) -> None:
+    """Note whose folder this is: what one root's collectors leave must not end in another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "root"
+    if not note.exists():
+        write_durably(note, root.encode())
+    elif (claimed := note.read_text()) != root:
+        raise QuaverError(
+            f"{folder} is the spool of {claimed}, not of {root}; give each root a folder of its own"
+        )
 
 
 def _stat(path: Path, field: str) -> float:
