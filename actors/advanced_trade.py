@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from actors.frames import (
     UNREADABLE,
     CorruptFrame,
-    Decoder,
     Frame,
     Row,
     attempt,
@@ -73,15 +72,17 @@ _books = msgspec.json.Decoder(list[_Book])
 _trades = msgspec.json.Decoder(list[_Trades])
 
 
-def decoder(products: dict[str, Product]) -> Decoder:
-    """Return the decoder for these products: the scanner where it can, `decode` for all else."""
-    scanner = Scanner(products)
+class decoder:  # noqa: N801  A wire format is called like a function.
+    """The decoder for some products: the scanner where it can, `decode` for all else."""
 
-    def decode_all(batch: Sequence[bytes]) -> list[Frame | CorruptFrame]:
-        scanned = zip(batch, scanner(batch), strict=True)
-        return [frame or attempt(decode, data, products) for data, frame in scanned]
+    def __init__(self, products: dict[str, Product]) -> None:
+        self.scanner = Scanner(products)
+        self._products = products
 
-    return decode_all
+    def __call__(self, batch: Sequence[bytes]) -> list[Frame | CorruptFrame]:
+        """Decode frames; in the place of one that breaks its format, why."""
+        scanned = zip(batch, self.scanner(batch), strict=True)
+        return [frame or attempt(decode, data, self._products) for data, frame in scanned]
 
 
 def decode(data: bytes, products: dict[str, Product]) -> Frame:

@@ -4,9 +4,7 @@ A capture is read by the same reader as a live connection and goes through the s
 what follows cannot tell the two apart. A line {"type":"disconnect"} marks a lost connection.
 """
 
-import gzip
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from actors.reader import Events, Reader
 from actors.recorder import Recorder, keep_corrupt
 from actors.store import Store
 from actors.stream import ProductStream
+from datasets.captures import blocks
 from market.errors import QuaverError
 from market.products import Product, product, product_index, product_of
 
@@ -27,8 +26,6 @@ FORMATS: dict[str, WireFormat] = {
 }
 _UNKNOWN_RECV_NS = 0  # A capture does not say when a frame was received.
 _PRODUCT_ID = re.compile(rb'"product_id" ?: ?"([A-Z0-9]{1,20}-[A-Z0-9]{1,20})"')
-_PROGRESS_LINES = 2_000
-_BATCH_BYTES = 1 << 17  # Decoded at once; what is decoded stays in the processor's cache.
 
 
 class Imported(msgspec.Struct):
@@ -61,10 +58,11 @@ def import_capture(
     streams = {p.id: ProductStream(recorder, p) for p in products.values()}
     frames = 0
     try:
-        for frames, events in enumerate(_read(reader, path), start=1):
+        for lines, events in _read(reader, path):
             for product_id, rows in events:
-                streams[product_id].apply(rows)
-            if frames % _PROGRESS_LINES == 0:
+                streams[product_id].apply_many(rows)
+            if lines:
+                frames += lines
                 on_progress(frames)
     finally:
         for product_id, rows in reader.ended(_UNKNOWN_RECV_NS):
@@ -98,8 +96,9 @@ def _products(
     """Every product that the capture names, in order of appearance, and those to be skipped."""
     named: dict[str, None] = {}
     try:
-        for line in _lines(path):
-            named.update(dict.fromkeys(m.decode() for m in _PRODUCT_ID.findall(line)))
+        for block in blocks(path):
+            found = dict.fromkeys(_PRODUCT_ID.findall(block))
+            named.update(dict.fromkeys(product_id.decode() for product_id in found))
     except QuaverError:
         if not named:
             raise
@@ -113,40 +112,31 @@ def _products(
     return {p: increments.get(p) or product(p) for p in named if p not in unknown}, unknown
 
 
-def _read(reader: Reader, path: Path) -> Iterator[Events]:
-    """Read a capture; yield what each line brings, also of those before one that breaks off."""
-    batch: list[bytes] = []
-    size = 0
-    try:
-        for line in _lines(path):
-            lost = _is_disconnect(line)
-            if lost or size > _BATCH_BYTES:
-                yield from reader.frames(batch, _UNKNOWN_RECV_NS)
-                batch, size = [], 0
-            if lost:
-                yield reader.disconnected(_UNKNOWN_RECV_NS)
-            else:
-                batch.append(line)
-                size += len(line)
-    except QuaverError:
-        yield from reader.frames(batch, _UNKNOWN_RECV_NS)
-        raise
-    yield from reader.frames(batch, _UNKNOWN_RECV_NS)
+def _read(reader: Reader, path: Path) -> Iterator[tuple[int, Events]]:
+    """Read a capture; yield how many lines it took and what they bring."""
+    for block in blocks(path):
+        for part in _at_disconnects(block):
+            if _is_disconnect(part):
+                yield 1, reader.disconnected(_UNKNOWN_RECV_NS)
+                continue
+            for events in reader.lines(part, _UNKNOWN_RECV_NS):
+                yield 0, events
+            yield sum(1 for line in part.splitlines() if line.strip()), []
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    number = 0
-    try:
-        with path.open("rb") as plain:
-            zipped = plain.read(2) == b"\x1f\x8b"
-            plain.seek(0)
-            for line in gzip.open(plain) if zipped else plain:
-                number += 1
-                if stripped := line.strip():
-                    yield stripped
-    except (OSError, EOFError, zlib.error) as e:
-        after = f" after line {number}" if number else ""
-        raise QuaverError(f"{path}: cannot be read{after}: {e}") from None
+def _at_disconnects(block: bytes) -> Iterator[bytes]:
+    """Yield a block in parts: each line that marks a lost connection, and what is between them."""
+    start = at = 0
+    while (at := block.find(b'"disconnect"', at)) >= 0:
+        first, end = block.rfind(b"\n", 0, at) + 1, block.find(b"\n", at) + 1
+        at = end
+        if _is_disconnect(block[first:end]):
+            if first > start:
+                yield block[start:first]
+            yield block[first:end]
+            start = end
+    if start < len(block):
+        yield block[start:]
 
 
 def _is_disconnect(line: bytes) -> bool:
