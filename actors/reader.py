@@ -7,6 +7,7 @@ clock, drops duplicates and corrupt frames, and says with marks when a book is n
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ Events = list[tuple[str, NDArray[np.void]]]  # (product id, EVENT[n]) in order o
 
 _DAY_NS = 86_400 * 1_000_000_000
 MAX_JUMP_NS = _DAY_NS  # A clock that leaps a day ahead is a corrupt frame.
+_LONGEST_DISCONNECT = 100
 _LOSSES = ("duplicates", "corrupt", "gaps", "missing frames", "disconnects")
 _CORRUPT = "corrupt: "
 _KEPT_CORRUPT = 1_000
@@ -39,6 +41,7 @@ class Reader:
         self._reconnected = False  # No frame of the new connection has had a time yet.
         self._pending: dict[str, tuple[NDArray[np.void], int]] = {}  # Snapshots waiting for a time.
         self._tapes = {product_id: _Tape() for product_id in products}
+        self.read = 0  # Lines of a capture, but for empty ones.
         self.counts: Counter[str] = Counter()
         self.corrupt: list[tuple[int, str, bytes]] = []  # (recv_ns, reason, frame), the first 1000.
 
@@ -60,8 +63,9 @@ class Reader:
             yield out
 
     def lines(self, data: bytes, recv_ns: int) -> Iterator[Events]:
-        """Read frames of which each is a line that ends with a line feed, as `frames` would.
+        """Read a capture's lines, which end with a line feed each, as `frame` would one by one.
 
+        A line {"type":"disconnect"} says that the connection was lost, an empty one nothing.
         Yields the events of many frames at once: each product's in one array, in their order, but
         the order between products is not kept. A frame that begins a day, or the recording, stands
         alone: with it partitions begin, which hold the counts of that moment.
@@ -108,6 +112,7 @@ class Reader:
             pieces.setdefault(self._listed[index], []).append(part)
         self._sequence += taken
         self.counts["l2_data"] += taken
+        self.read += taken
         return taken
 
     def _one(self, line: bytes, recv_ns: int, pieces: dict[str, list[Words]]) -> Iterator[Events]:
@@ -115,8 +120,10 @@ class Reader:
         frame = line.strip()
         if not frame:
             return
+        self.read += 1
         before_ns = self._clock_ns
-        events = self.frame(frame, recv_ns)
+        lost = _is_disconnect(frame)
+        events = self.disconnected(recv_ns) if lost else self.frame(frame, recv_ns)
         if self._clock_ns == before_ns or (
             before_ns is not None and before_ns // _DAY_NS == (self._clock_ns or 0) // _DAY_NS
         ):
@@ -241,6 +248,15 @@ class Reader:
             rows["ns"] = self._clock_ns
         if recv_ns:
             rows["recv_ns"] = recv_ns
+
+
+def _is_disconnect(line: bytes) -> bool:
+    if len(line) > _LONGEST_DISCONNECT or b'"disconnect"' not in line:
+        return False
+    try:
+        return bool(msgspec.json.decode(line) == {"type": "disconnect"})
+    except msgspec.DecodeError:
+        return False
 
 
 def _emptied(pieces: dict[str, list[Words]]) -> Events:

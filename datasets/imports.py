@@ -5,14 +5,14 @@ what follows cannot tell the two apart. A line {"type":"disconnect"} marks a los
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from actors import advanced_trade, exchange_feed
 from actors.frames import WireFormat
-from actors.reader import Events, Reader
+from actors.reader import Reader
 from actors.recorder import Recorder, keep_corrupt
 from actors.store import Store
 from actors.stream import ProductStream
@@ -56,26 +56,23 @@ def import_capture(
     reader = Reader(FORMATS[wire_format], products)
     recorder = Recorder(store, f"{wire_format} capture", reader.counts_of)
     streams = {p.id: ProductStream(recorder, p) for p in products.values()}
-    frames = 0
     try:
-        for lines, events in _read(reader, path):
-            for product_id, rows in events:
-                streams[product_id].apply_many(rows)
-            if lines:
-                frames += lines
-                on_progress(frames)
+        for block in blocks(path):
+            for events in reader.lines(block, _UNKNOWN_RECV_NS):
+                for product_id, rows in events:
+                    streams[product_id].apply_many(rows)
+            on_progress(reader.read)
     finally:
         for product_id, rows in reader.ended(_UNKNOWN_RECV_NS):
             streams[product_id].apply(rows)
         recorder.close()
         keep_corrupt(store, path.name, reader.corrupt)
-    on_progress(frames)
     if not recorder.rows:
         raise QuaverError(
-            f"{path}: {frames} lines, but no {wire_format} market data; is --format right? "
+            f"{path}: {reader.read} lines, but no {wire_format} market data; is --format right? "
             f"(formats: {', '.join(FORMATS)})"
         )
-    return Imported(str(path), frames, recorder.rows, tuple(products), skipped, dict(reader.counts))
+    return Imported(str(path), reader.read, recorder.rows, tuple(products), skipped, dict(reader.counts))
 
 
 def parse_increments(text: str) -> tuple[str, Product]:
@@ -110,39 +107,3 @@ def _products(
             f"give it for each, for example --increments {unknown[0]}=0.01,0.00000001"
         )
     return {p: increments.get(p) or product(p) for p in named if p not in unknown}, unknown
-
-
-def _read(reader: Reader, path: Path) -> Iterator[tuple[int, Events]]:
-    """Read a capture; yield how many lines it took and what they bring."""
-    for block in blocks(path):
-        for part in _at_disconnects(block):
-            if _is_disconnect(part):
-                yield 1, reader.disconnected(_UNKNOWN_RECV_NS)
-                continue
-            for events in reader.lines(part, _UNKNOWN_RECV_NS):
-                yield 0, events
-            yield sum(1 for line in part.splitlines() if line.strip()), []
-
-
-def _at_disconnects(block: bytes) -> Iterator[bytes]:
-    """Yield a block in parts: each line that marks a lost connection, and what is between them."""
-    start = at = 0
-    while (at := block.find(b'"disconnect"', at)) >= 0:
-        first, end = block.rfind(b"\n", 0, at) + 1, block.find(b"\n", at) + 1
-        at = end
-        if _is_disconnect(block[first:end]):
-            if first > start:
-                yield block[start:first]
-            yield block[first:end]
-            start = end
-    if start < len(block):
-        yield block[start:]
-
-
-def _is_disconnect(line: bytes) -> bool:
-    if len(line) > 100 or b'"disconnect"' not in line:
-        return False
-    try:
-        return bool(msgspec.json.decode(line) == {"type": "disconnect"})
-    except msgspec.DecodeError:
-        return False
