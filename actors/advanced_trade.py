@@ -72,8 +72,13 @@ _books = msgspec.json.Decoder(list[_Book])
 _trades = msgspec.json.Decoder(list[_Trades])
 
 
-class decoder:  # noqa: N801  A wire format is called like a function.
-    """The decoder for some products: the scanner where it can, `decode` for all else."""
+def decoder(products: dict[str, Product]) -> "_Decoder":
+    """Return the decoder for these products: the scanner where it can, `decode` for all else."""
+    return _Decoder(products)
+
+
+class _Decoder:
+    """As `actors.frames.Decoder`, with its scanner for who reads many frames at once."""
 
     def __init__(self, products: dict[str, Product]) -> None:
         self.scanner = Scanner(products)

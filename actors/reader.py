@@ -105,9 +105,7 @@ class Reader:
         if not taken:
             return 0
         heads, rows = scanned.heads[line : line + taken], words(scanned.rows[row:])
-        found, self._clock_ns = by_product(
-            heads, rows, self._clock_ns, recv_ns, len(self._listed)
-        )
+        found, self._clock_ns = by_product(heads, rows, self._clock_ns, recv_ns, len(self._listed))
         for index, part in found:
             pieces.setdefault(self._listed[index], []).append(part)
         self._sequence += taken

@@ -13,7 +13,7 @@ import msgspec
 from actors import advanced_trade, exchange_feed
 from actors.frames import WireFormat
 from actors.reader import Reader
-from actors.recorder import Recorder, keep_corrupt
+from actors.recorder import Parts, Recorder, keep_corrupt
 from actors.store import Store
 from actors.stream import ProductStream
 from datasets.captures import blocks
@@ -54,7 +54,8 @@ def import_capture(
     """
     products, skipped = _products(path, increments)
     reader = Reader(FORMATS[wire_format], products)
-    recorder = Recorder(store, f"{wire_format} capture", reader.counts_of)
+    parts = Parts(store, f"{wire_format} capture")
+    recorder = Recorder(parts, reader.counts_of)
     streams = {p.id: ProductStream(recorder, p) for p in products.values()}
     try:
         for block in blocks(path):
@@ -65,14 +66,16 @@ def import_capture(
     finally:
         for product_id, rows in reader.ended(_UNKNOWN_RECV_NS):
             streams[product_id].apply(rows)
-        recorder.close()
+        parts.close()
         keep_corrupt(store, path.name, reader.corrupt)
     if not recorder.rows:
         raise QuaverError(
             f"{path}: {reader.read} lines, but no {wire_format} market data; is --format right? "
             f"(formats: {', '.join(FORMATS)})"
         )
-    return Imported(str(path), reader.read, recorder.rows, tuple(products), skipped, dict(reader.counts))
+    return Imported(
+        str(path), reader.read, recorder.rows, tuple(products), skipped, dict(reader.counts)
+    )
 
 
 def parse_increments(text: str) -> tuple[str, Product]:
