@@ -40,7 +40,7 @@ class Reader:
         self._clock_ns: int | None = None
         self._reconnected = False  # No frame of the new connection has had a time yet.
         self._pending: dict[str, tuple[NDArray[np.void], int]] = {}  # Snapshots waiting for a time.
-        self._tapes = {product_id: _Tape() for product_id in products}
+        self._tapes = {product_id: Tape() for product_id in products}
         self.read = 0  # Lines of a capture, but for empty ones.
         self.counts: Counter[str] = Counter()
         self.corrupt: list[tuple[int, str, bytes]] = []  # (recv_ns, reason, frame), the first 1000.
@@ -263,7 +263,7 @@ def _emptied(pieces: dict[str, list[Words]]) -> Events:
     return events
 
 
-class _Tape:
+class Tape:
     """Trades of one product: duplicates dropped, holes in trade_id counted."""
 
     def __init__(self) -> None:
@@ -273,6 +273,17 @@ class _Tape:
         self._newest = 0
         self.duplicates = 0
         self.holes = 0
+
+    def rising(self, ids: NDArray[np.int64]) -> bool:
+        """Take ids that are new and in order, as `new` would; False, and none, if they are not."""
+        if not len(ids) or ids[0] <= self._newest or not (np.diff(ids) > 0).all():
+            return False
+        first, last = int(ids[0]), int(ids[-1])
+        self.holes += last - (self._newest or first - 1) - len(ids)
+        self._oldest, self._newest = self._oldest or first, last
+        self._seen.update(dict.fromkeys(ids.tolist()))
+        self._forget()
+        return True
 
     def new(self, rows: NDArray[np.void]) -> NDArray[np.void]:
         """Return the trades of a batch (EVENT[n]) not seen before, in order of their id."""
@@ -291,11 +302,14 @@ class _Tape:
             self._newest = max(self._newest, trade_id)
             self._seen[trade_id] = None
             kept.append(row)
-        while len(self._seen) > _REMEMBERED_TRADES:
-            oldest = next(iter(self._seen))
-            del self._seen[oldest]
-            self._forgotten = max(self._forgotten, oldest)
+        self._forget()
         new = rows[kept]
         new["last"] = 0
         new["last"][-1:] = 1
         return new
+
+    def _forget(self) -> None:
+        while len(self._seen) > _REMEMBERED_TRADES:
+            oldest = next(iter(self._seen))
+            del self._seen[oldest]
+            self._forgotten = max(self._forgotten, oldest)

@@ -28,7 +28,7 @@ from market.jit import compiled
 from market.products import MAX_UNITS, Product
 
 _MOST_DIGITS = 18  # As many as fit an int64 whatever they are.
-_PLACES = {Decimal((0, (1,), -n)): n for n in range(_MOST_DIGITS)}  # By increment, as 0.01: 2.
+PLACES = {Decimal((0, (1,), -n)): n for n in range(_MOST_DIGITS)}  # By increment, as 0.01: 2.
 _PLAIN_ID = re.compile("[A-Za-z0-9._-]{1,32}")
 _TABLE = np.dtype(
     [("id", "u1", (32,)), ("length", "i8"), ("price_places", "i8"), ("size_places", "i8")],
@@ -131,13 +131,13 @@ def unscanned(data: bytes) -> Scanned:
 
 def _is_plain(name: str, product: Product) -> bool:
     increments = (product.quote_increment, product.base_increment)
-    return bool(_PLAIN_ID.fullmatch(name)) and all(i in _PLACES for i in increments)
+    return bool(_PLAIN_ID.fullmatch(name)) and all(i in PLACES for i in increments)
 
 
 def _entry(name: str, product: Product) -> tuple[list[int], int, int, int]:
     if not _is_plain(name, product):
         return [0] * 32, -1, 0, 0  # No id has this length.
-    places = _PLACES[product.quote_increment], _PLACES[product.base_increment]
+    places = PLACES[product.quote_increment], PLACES[product.base_increment]
     return (list(name.encode().ljust(32, b"\0")), len(name), *places)
 
 
@@ -171,7 +171,7 @@ def _frame(
     data: bytes, table: NDArray[np.void], rows: NDArray[np.void], head: NDArray[np.int64]
 ) -> int:
     ns, at = _time(data, _after(data, 0, _CHANNEL))
-    sequence, at = _integer(data, _after(data, at, _SEQUENCE))
+    sequence, at = integer(data, _after(data, at, _SEQUENCE))
     at = _after(data, at, _EVENTS)
     kind, after = _CHANGE_KIND, _after(data, at, _UPDATE)
     if after < 0:
@@ -194,8 +194,8 @@ def _levels(
         if after < 0:
             side, after = ASK, _after(data, at, _OFFER)
         at = _after(data, _after_plain(data, after), _PRICE)
-        price, at = _units(data, at, product.price_places)
-        size, at = _units(data, _after(data, at, _SIZE), product.size_places)
+        price, at = units(data, at, product.price_places)
+        size, at = units(data, _after(data, at, _SIZE), product.size_places)
         if at < 0 or price == 0:
             return 0
         row = rows[count]
@@ -257,7 +257,7 @@ def _digits(data: bytes, at: int, value: int, most: int) -> tuple[int, int]:
 
 
 @compiled
-def _integer(data: bytes, at: int) -> tuple[int, int]:
+def integer(data: bytes, at: int) -> tuple[int, int]:
     """Read a JSON integer that is not negative."""
     value, after = _digits(data, at, 0, _MOST_DIGITS)
     leading_zero = after - at > 1 and _byte(data, at) == _ZERO
@@ -265,7 +265,7 @@ def _integer(data: bytes, at: int) -> tuple[int, int]:
 
 
 @compiled
-def _units(data: bytes, at: int, places: int) -> tuple[int, int]:
+def units(data: bytes, at: int, places: int) -> tuple[int, int]:
     """Read a decimal number in units of 10 ** -places."""
     units, after = _digits(data, at, 0, _MOST_DIGITS - places)
     if after == at:

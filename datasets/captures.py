@@ -19,15 +19,15 @@ BLOCK_BYTES = 1 << 20  # As few calls for each as pay, and its rows still fit a 
 LONGEST_LINE_BYTES = 64 << 20  # Ten times a snapshot of the largest book.
 
 
-def blocks(path: Path, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+def blocks(path: Path) -> Iterator[bytes]:
     """Yield a file's bytes in blocks of whole lines, each of which ends with a line feed.
 
-    A block has about `size` bytes, more where one line does; the same lines are cut in the same
+    A block has about BLOCK_BYTES, more where one line does; the same lines are cut in the same
     way whether packed or not. QuaverError names file and line where reading breaks off.
     """
     lines, rest = 0, b""
     try:
-        for chunk in _chunks(path, size):
+        for chunk in _chunks(path, BLOCK_BYTES):
             cut = chunk.rfind(b"\n") + 1
             if not cut:
                 rest += chunk
