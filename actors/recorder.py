@@ -24,7 +24,7 @@ from market.windows import WindowBuilder
 
 PART_ROWS = 200_000
 PART_NS = 15 * 60 * 1_000_000_000  # Of event time, so that the same frames make the same parts.
-_WAITING_ROWS = 1_000_000  # Of all products together, before all of them are written.
+_WAITING_ROWS = 4_000_000  # Of all products together, before all of them are written.
 _WRITES = 4  # Waiting for the thread; then the import waits.
 
 Counts = dict[str, int]

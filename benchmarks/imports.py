@@ -89,8 +89,7 @@ def frames_of(products: tuple[Product, ...], count: int) -> list[bytes]:
     lots = rng.integers(0, 10**6, (count, CHANGES)).tolist()
     for at, side, distance, size in zip(which, sides, ticks, lots, strict=True):
         changes = [
-            (s, middle + (d if s else -d), q)
-            for s, d, q in zip(side, distance, size, strict=True)
+            (s, middle + (d if s else -d), q) for s, d, q in zip(side, distance, size, strict=True)
         ]
         ns = int((_START + number * _FRAME_NS).astype(np.int64))
         frames.append(_frame(number, listings[at].updates(changes, ns)))
