@@ -71,7 +71,7 @@ def import_capture(
     if not recorder.rows:
         raise QuaverError(
             f"{path}: {reader.read} lines, but no {wire_format} market data; is --format right? "
-            f"(formats: {', '.join(FORMATS)})"
+            f"(formats: {', '.join(FORMATS)}, tardis)"
         )
     return Imported(
         str(path), reader.read, recorder.rows, tuple(products), skipped, dict(reader.counts)

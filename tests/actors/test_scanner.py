@@ -610,3 +610,12 @@ def test_a_frame_that_begins_a_day_stands_alone() -> None:
     ]
     today = START_NS // DAY_NS
     assert days == [{today}, {today}, {today + 1}, {today + 1}]
+
+
+def test_a_new_connection_that_has_had_a_time_may_not_leap() -> None:
+    first, again = Advanced(), Advanced()
+    frames = [first.snapshot(START_NS), first.book(START_NS + 1, LEVELS), DISCONNECT]
+    frames += [again.trades(START_NS + 2, [(1, "BUY", "9", "1")], kind="snapshot")]  # No time.
+    frames += [again.book(START_NS + 3, LEVELS), again.book(START_NS + 2 * DAY_NS, LEVELS)]
+    ours = assert_lines_equal_frames(frames, [0, len(frames)])
+    assert ours.counts["corrupt: time leap"] == 1
