@@ -25,7 +25,7 @@ from market.windows import WindowBuilder
 PART_ROWS = 200_000
 PART_NS = 15 * 60 * 1_000_000_000  # Of event time, so that the same frames make the same parts.
 # Of all products together, before all of them are written; and once more, being written.
-_WAITING_ROWS = 1_000_000
+_WAITING_ROWS = 4_000_000
 
 Counts = dict[str, int]
 

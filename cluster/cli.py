@@ -49,6 +49,7 @@ class WireFormat(StrEnum):
 
     ADVANCED = "coinbase-advanced"
     EXCHANGE = "coinbase-exchange"
+    TARDIS = "tardis"
 
 
 @app.command()
@@ -74,7 +75,8 @@ def demo(
 @app.command("import")
 def import_(
     files: Annotated[
-        list[Path], typer.Argument(help="captures: one JSON frame a line, plain or gzip")
+        list[Path],
+        typer.Argument(help="captures, one JSON frame a line, or Tardis CSV files; plain or gzip"),
     ],
     format_: Annotated[WireFormat, typer.Option("--format", help="the feed they were taken from")],
     out: Annotated[
@@ -90,7 +92,8 @@ def import_(
 ) -> None:
     """Read captured frames into raw partitions.
 
-    A line {"type":"disconnect"} marks a lost connection. Importing a file again replaces what it
+    A line {"type":"disconnect"} marks a lost connection. Tardis files (incremental_book_L2 and
+    trades) are read together, in order of local_timestamp. Importing a file again replaces what it
     wrote. Products of the universe need no --increments; others without are skipped.
     """
     from actors.store import Store

@@ -24,6 +24,7 @@ from datasets.loader import load_samples
 from datasets.samples import Samples
 from datasets.splits import split_by_time
 from datasets.tables import read_windows, stored
+from datasets.tardis import import_tardis
 from market.errors import QuaverError
 from market.labels import HORIZON_BEATS
 from market.products import UNIVERSE, Product, product
@@ -51,6 +52,17 @@ def import_files(
 ) -> list[Imported]:
     """Import captures, one after the other."""
     done: list[Imported] = []
+    if wire_format == "tardis":
+        name = f"{files[0].name} and {len(files) - 1} more" if len(files) > 1 else files[0].name
+        done.append(
+            import_tardis(
+                store,
+                files,
+                increments,
+                lambda rows: stage.update(0, len(files), f"{name}: {rows:,} rows"),
+            )
+        )
+        files = []
     for path in files:
         prefix = f"{path.name}: "
         stage.update(len(done), len(files), f"{prefix}reading")
