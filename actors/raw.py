@@ -52,9 +52,10 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """From `ns` on the book was not known, until the next snapshot."""
+    """From `ns` to `until_ns` the book was not known; None: to the end of its session."""
 
     ns: int
+    until_ns: int | None = None
     reason: str
 
 
