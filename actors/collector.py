@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from actors.advanced_trade import decoder
 from actors.connection import MAX_LEVEL2_PRODUCTS, Connection, ConnectionConfig
 from actors.reader import Events, Reader
-from actors.recorder import Recorder, keep_corrupt
+from actors.recorder import Parts, Recorder, keep_corrupt
 from actors.store import Store
 from actors.stream import ProductStream
 from market.products import Product
@@ -41,9 +41,8 @@ class Collector:
     ) -> None:
         """Collect from `url`; record under `root`, if one is given, as coming from `source`."""
         self._store = Store(root) if root else None
-        self._recorder = (
-            Recorder(self._store, source or url, self._counts_of) if self._store else None
-        )
+        self._parts = Parts(self._store, source or url) if self._store else None
+        self._recorder = Recorder(self._parts, self._counts_of) if self._parts else None
         self._streams = {p.id: ProductStream(self._recorder, p) for p in products}
         self._waiting: deque[Closed] = deque(maxlen=_WAITING_ITEMS)
         self._news = asyncio.Event()
@@ -139,8 +138,8 @@ class Collector:
                     with suppress(ValueError):  # A book that refused a row has said why before.
                         self._apply([ended])
         finally:
-            if self._store and self._recorder:
-                await asyncio.to_thread(self._recorder.close)
+            if self._store and self._parts:
+                await asyncio.to_thread(self._parts.close)
                 for reader in self._readers:
                     keep_corrupt(self._store, "live", reader.corrupt)
 

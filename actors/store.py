@@ -84,19 +84,24 @@ class Store:
 
         Atomic among all who update it, threads, processes and machines. `change` may be called
         several times, on S3 also on a file that has it already, where the answer was lost: it must
-        be idempotent. What it raises is raised, and nothing is written. QuaverError as in `write`.
+        be idempotent. What it raises is raised, and nothing is written; nor where it changes
+        nothing. QuaverError as in `write`.
         """
         if self.is_local:
             with self._locked(path):
                 with self._named("read", path):
                     target = self._local / path
                     before = target.read_bytes() if target.exists() else None
-                self.write(path, change(before))
+                after = change(before)
+                if after != before:
+                    self.write(path, after)
             return
         for lost in range(_UPDATE_TRIES):
             with self._named("update", path):
                 before, condition = self._read_tagged(path)
             after = change(before)
+            if after == before:
+                return
             with self._named("update", path):
                 if self._put_if(path, after, condition):
                     return
@@ -153,8 +158,9 @@ class Store:
     def _locked(self, path: str) -> Iterator[None]:
         """Hold a local file's lock, which the system lets go if its holder dies."""
         target = self._local / path
+        beside = target.with_name(f".{target.name}.lock")
         lock = FileLock(
-            target.with_name(f".{target.name}.lock"),
+            beside,
             timeout=_LOCK_TIMEOUT_S,
             poll_interval=_LOCK_POLL_S,
             fallback_to_soft=False,  # That would be a file, which outlives its holder.
@@ -165,6 +171,8 @@ class Store:
         try:
             yield
         finally:
+            # Gone while it is held: who waits sees that its file has no name, and opens another.
+            beside.unlink(missing_ok=True)
             lock.release()
 
     def _named_object(self, path: str) -> dict[str, str]:

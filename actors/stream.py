@@ -3,29 +3,68 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.raw import DAY_NS
 from actors.recorder import Recorder
 from market.events import EVENT, Kind, mark
 from market.products import Product
-from market.windows import WindowBuilder
+from market.windows import Lost, WindowBuilder
 
 
 class ProductStream:
-    """One product: its book and windows, and the recorder that keeps what made them."""
+    """One product: its book and windows, and the recorder that keeps what made them.
+
+    Where the book loses itself (crossed, emptied, overfull), an UNSYNC mark is recorded right after
+    the frame: a replay finds that out by itself, whoever reads only marks would not.
+    """
 
     def __init__(self, recorder: Recorder | None, product: Product) -> None:
         self.builder = WindowBuilder()
         self._recorder = recorder
         self._product = product
+        self._day = -1  # That of the last row of `apply_many`.
 
     def apply(self, events: NDArray[np.void]) -> NDArray[np.void]:
         """Record events (EVENT[n] of one frame, or a mark); return the windows they close."""
         if self._recorder:
             self._recorder.add(self._product, events, self.builder)
-        was_synced = self.builder.synced
         windows = self.builder.feed(events)
-        lost_it_alone = was_synced and not self.builder.synced and events["kind"][-1] < Kind.UNSYNC
-        if lost_it_alone and self._recorder:
-            # Crossed or emptied: a replay finds that out by itself, the manifest would not.
-            why = mark(Kind.UNSYNC, self.builder.clock_ns, 0, self.builder.reason)
-            self._recorder.add(self._product, np.array([why], EVENT), self.builder)
+        if self.builder.lost and self._recorder and not self.builder.synced:
+            self._mark(self.builder.lost[-1])
         return windows
+
+    def apply_many(self, events: NDArray[np.void]) -> None:
+        """Record and feed the events of many frames, in order of time (EVENT[n], whole frames).
+
+        What is recorded is what `apply` would have recorded of one frame after the other.
+        """
+        days = events["ns"] // DAY_NS
+        while len(events):
+            same = len(events) if days[-1] == days[0] else int(np.searchsorted(days, days[0] + 1))
+            self._apply_day(events[:same], int(days[0]))
+            events, days = events[same:], days[same:]
+
+    def _apply_day(self, events: NDArray[np.void], day: int) -> None:
+        if day != self._day:  # The recorder may need the book as it was before.
+            self._day = day
+            first = int(events["last"].argmax()) + 1
+            self.apply(events[:first])
+            events = events[first:]
+        if not len(events) or not self._recorder:
+            self.builder.feed(events)
+            return
+        self.builder.feed(events)
+        at, ended = 0, 0
+        for lost in self.builder.lost:
+            if lost.rows <= ended:  # Lost again within the frame.
+                continue
+            ended = lost.rows + int(events["last"][lost.rows - 1 :].argmax())
+            self._recorder.add(self._product, events[at:ended], self.builder)
+            self._mark(lost)
+            at = ended
+        if at < len(events):
+            self._recorder.add(self._product, events[at:], self.builder)
+
+    def _mark(self, lost: Lost) -> None:
+        assert self._recorder
+        why = np.array([mark(Kind.UNSYNC, lost.ns, 0, lost.reason)], EVENT)
+        self._recorder.add(self._product, why, self.builder)

@@ -18,12 +18,12 @@ from pyarrow import ArrowException
 from actors.raw import (
     DAY_NS,
     Manifest,
-    Session,
     day_of,
     day_start_ns,
     partition_path,
     partitions,
     read_manifest,
+    stretches,
 )
 from actors.store import Store
 from market.errors import QuaverError
@@ -118,14 +118,14 @@ def health_of(
     _check_picked(store, recorded, days, product_ids)
     newest = max(day for _, day in recorded)
     manifests = [_manifest(store, p, newest) for p, day in recorded if day == newest]
-    end_ns = max((s.last_ns for m in manifests for s in _written(m)), default=day_start_ns(newest))
+    end_ns = max(session.last_ns for m in manifests for session in m.sessions)
     found: list[DayHealth] = []
     chosen = [p for p in dict.fromkeys(p for p, _ in recorded) if p in (product_ids or [p])]
     for done, product_id in enumerate(chosen):
         on_progress(done, len(chosen))
         held = [day for p, day in recorded if p == product_id]
-        first = _written(_manifest(store, product_id, held[0]))
-        start_ns = first[0].first_ns if first else day_start_ns(held[0])
+        first = _manifest(store, product_id, held[0])
+        start_ns = min(session.first_ns for session in first.sessions)
         for day, until_day in _expected(held, newest, days):
             from_ns = max(start_ns, day_start_ns(day))
             to_ns = min(end_ns, day_start_ns(until_day) + DAY_NS)
@@ -147,28 +147,35 @@ def health_of(
 def unknown(manifest: Manifest | None, from_ns: int, to_ns: int) -> list[Unknown]:
     """Return the stretches of [from, to) in which the book was not known, in order.
 
-    None overlap; one may have no length. Where sessions overlap, the earlier ends as the later
-    begins. A gap without an end lasts until the next session, else until `to_ns`.
+    None overlap; one may have no length. A gap without an end lasts until the next session begins,
+    else until `to_ns`.
     """
     found: list[Unknown] = []
-    at = from_ns  # The book is accounted for up to here.
-    sessions = _written(manifest) if manifest else []
-    begins = [*(session.first_ns for session in sessions[1:]), to_ns]
-    for session, next_ns in zip(sessions, begins, strict=False):
-        end_ns = min(next_ns, to_ns)
+    at, reason = from_ns, NOT_RECORDED  # What is told already, and why nothing follows a session.
+    for stretch in stretches(manifest) if manifest else []:
+        session = stretch.session
         if session.first_ns > at:
-            found.append(Unknown(at, session.first_ns, NOT_RECORDED))
+            _tell(found, at, session.first_ns, reason)
             at = session.first_ns
-        for gap in sorted(session.gaps, key=lambda gap: gap.ns):
+        for gap in stretch.gaps:
             begin_ns = max(gap.ns, at)  # What an earlier gap holds already is not told again.
-            until_ns = min(end_ns if gap.until_ns is None else gap.until_ns, end_ns)
+            until_ns = min(stretch.end_ns if gap.until_ns is None else gap.until_ns, to_ns)
             if begin_ns < until_ns or gap.ns == begin_ns == until_ns:
-                found.append(Unknown(begin_ns, until_ns, gap.reason))
+                _tell(found, begin_ns, until_ns, gap.reason)
                 at = until_ns
-        at = max(at, min(session.last_ns, end_ns))
+        endless = [gap.reason for gap in session.gaps if gap.until_ns is None]
+        reason = endless[-1] if endless else NOT_RECORDED
+        at = max(at, min(stretch.end_ns, to_ns))
     if at < to_ns:
-        found.append(Unknown(at, to_ns, NOT_RECORDED))
+        _tell(found, at, to_ns, reason)
     return found
+
+
+def _tell(found: list[Unknown], ns: int, until_ns: int, reason: str) -> None:
+    """Add a stretch, or make the last one longer if this one only goes on with it."""
+    if found and found[-1].until_ns == ns and found[-1].reason == reason:
+        ns = found.pop().ns
+    found.append(Unknown(ns, until_ns, reason))
 
 
 def total(days: list[DayHealth]) -> DayHealth:
@@ -235,11 +242,6 @@ def _manifest(store: Store, product_id: str, day: str) -> Manifest:
     return manifest
 
 
-def _written(manifest: Manifest) -> list[Session]:
-    """The sessions that hold something, in order of their first row."""
-    return sorted((s for s in manifest.sessions if s.parts), key=lambda s: s.session)
-
-
 def _expected(held: list[str], newest: str, picked: list[str]) -> Iterator[tuple[str, str]]:
     """Yield (first, last) day of each stretch to tell: a day that is held, or all missing ones."""
     if picked:
@@ -264,7 +266,7 @@ def _health(
         one.seconds += (gap.until_ns - gap.ns) / _SECOND_NS
     expected_ns = max(0, to_ns - from_ns)
     covered_ns = expected_ns - sum(gap.until_ns - gap.ns for gap in gaps)
-    sessions = _written(manifest) if manifest else []
+    sessions = manifest.sessions if manifest else []
     counts: Counter[str] = Counter()
     for session in sessions:
         counts.update(session.counts)
@@ -272,7 +274,7 @@ def _health(
         product=product_id,
         day=day,
         until_day=until_day,
-        first_ns=sessions[0].first_ns if sessions else None,
+        first_ns=min((s.first_ns for s in sessions), default=None),
         last_ns=max((s.last_ns for s in sessions), default=None),
         expected_s=expected_ns / _SECOND_NS,
         covered_s=covered_ns / _SECOND_NS,
@@ -290,7 +292,7 @@ def _health(
 def _latency(store: Store, manifest: Manifest) -> Latency | None:
     """Read when the frames of a day were sent and received; a frame's last row stands for it."""
     found: list[NDArray[np.int64]] = []
-    for session in _written(manifest):
+    for session in manifest.sessions:
         for part in session.parts:
             path = f"{partition_path(manifest.product, manifest.day)}/{part.name}"
             try:

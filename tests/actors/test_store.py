@@ -103,6 +103,7 @@ def test_an_update_sees_what_was_there_and_replaces_it(root: str) -> None:
         assert store.read(FILE) == after
     assert seen == [None, b"one", b""]
     assert store.files("raw") == [FILE]
+    assert not store.is_local or everything(Path(root)) == [FILE]  # No lock is left.
 
 
 def test_a_change_that_fails_changes_nothing_and_holds_nothing(root: str) -> None:

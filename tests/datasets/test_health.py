@@ -28,8 +28,6 @@ from actors.raw import (
     partitions,
     read_manifest,
     read_partition,
-    read_session,
-    write_manifest,
 )
 from actors.store import Store, sha256
 from cluster.health import print_health
@@ -116,6 +114,10 @@ def gap(ns: int, until_ns: int | None, reason: str = "gap") -> Gap:
             [(40, 45, "y")],
         ),
         ([session(0, 80, gap(30, None)), session(40, 100)], [(30, 40, "gap")]),
+        (
+            [session(0, 40, gap(20, None), gap(40, None, "broke off")), session(60, 100)],
+            [(20, 40, "gap"), (40, 60, "broke off")],
+        ),
         ([session(-50, 120, gap(-20, 5), gap(90, 130))], [(0, 5, "gap"), (90, 100, "gap")]),
     ],
 )
@@ -147,26 +149,6 @@ def known_ns(store: Store, product_id: str, day: str) -> int:
     assert held is not None
     found = steps(read_partition(store, held))
     return sum(later - ns for (ns, synced), (later, _) in itertools.pairwise(found) if synced)
-
-
-def tell_gaps(store: Store) -> None:
-    """Write into the manifests the gaps that the rows of each session show."""
-    for product_id, day in partitions(store):
-        held = read_manifest(store, product_id, day)
-        assert held is not None
-        for one in held.sessions:
-            events = read_session(store, held, one)
-            one.gaps = []
-            lost_ns: int | None = int(events["ns"][0])
-            for ns, synced in steps(events):
-                if synced and lost_ns is not None:
-                    one.gaps += [gap(lost_ns, ns)] if ns > lost_ns else []
-                    lost_ns = None
-                elif not synced and lost_ns is None:
-                    lost_ns = ns
-            if lost_ns is not None:
-                one.gaps.append(gap(lost_ns, None))
-        write_manifest(store, held)
 
 
 def a_recording(seed: int, start_ns: int, losses: list[str]) -> list[bytes]:
@@ -216,7 +198,6 @@ def test_coverage_from_the_manifests_is_that_of_the_rows(
         at += (1 + pause_s) * SECOND_NS
         record(store, a_recording(seed + place, at, losses), part_rows=50, end=end)
         at += 150 * SECOND_NS
-    tell_gaps(store)
     held = {partition: read_manifest(store, *partition) for partition in partitions(store)}
     rows = {key: read_partition(store, m)["ns"] for key, m in held.items() if m}
     newest = max(day for _, day in rows)
@@ -249,12 +230,11 @@ def keep(store: Store, product_id: str, first: int, last: int, *gaps: Gap, **cou
     rows["kind"] = Kind.SNAPSHOT, Kind.SNAPSHOT, Kind.TRADE, Kind.END
     rows["last"] = 0, 1, 1, 1  # Only the last row of a frame stands for it, and no mark.
     data = encode_part(rows, listed)
-    one = session(first, last, *gaps, **counts)
-    one.parts = [msgspec.structs.replace(one.parts[0], rows=4, sha256=sha256(data))]
+    part = Part(name="none", rows=4, first_ns=first, last_ns=last, sha256=sha256(data))
+    one = msgspec.structs.replace(session(first, last, *gaps, **counts), parts=[part])
+    held = msgspec.structs.replace(manifest(one), product=product_id, day=day)
     store.write(f"{partition_path(product_id, day)}/none", data)
-    held = manifest(one)
-    held.product, held.day = product_id, day
-    write_manifest(store, held)
+    store.write(f"{partition_path(product_id, day)}/manifest.json", msgspec.json.encode(held))
 
 
 def test_days_count_from_the_first_row_to_the_newest_days_last(tmp_path: Path) -> None:
