@@ -95,7 +95,6 @@ def gap(ns: int, until_ns: int | None, reason: str = "gap") -> Gap:
 @pytest.mark.parametrize(
     ("sessions", "wanted"),
     [
-        ([], [(0, 100, NOT_RECORDED)]),
         ([session(0, 100)], []),
         ([session(10, 90)], [(0, 10, NOT_RECORDED), (90, 100, NOT_RECORDED)]),
         ([session(0, 100, gap(20, 30))], [(20, 30, "gap")]),
