@@ -272,6 +272,28 @@ def health(
         raise _CheckFailed
 
 
+@app.command()
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(help="captures: one JSON frame a line, plain or gzip")
+    ],
+    speed: Annotated[
+        str, typer.Option("--speed", help="event seconds per second, or max: as the client reads")
+    ] = "1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="port on 127.0.0.1; 0: any free one")
+    ] = 0,
+) -> None:
+    """Serve recorded captures over a websocket, frame by frame as the venue sent them.
+
+    Starts when a client subscribes to level2, and closes the connection normally at the end. Each
+    further file, like a line {"type":"disconnect"}, is another connection of the client's.
+    """
+    from cluster.replay import parse_speed, run_replay
+
+    run_replay(files, parse_speed(speed), port, _console)
+
+
 @app.command("show-config")
 def show_config(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Print the configuration as TOML: every key with its value."""
