@@ -15,6 +15,7 @@ import msgspec
 
 from actors.connection import ConnectionConfig, check_url
 from actors.raw import SIMULATED
+from datasets.health import HealthConfig
 from market.actions import Fees
 from market.errors import QuaverError
 from market.products import UNIVERSE, product
@@ -85,6 +86,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         msgspec.Meta(description="shares of the beats for train, validation and test"),
     ] = (0.6, 0.2, 0.2)
     connection: ConnectionConfig = ConnectionConfig()
+    health: HealthConfig = HealthConfig()
     trader: TraderConfig = TraderConfig()
     sweep: SweepConfig = msgspec.field(default_factory=_default_sweep)
     serve: ServeConfig = ServeConfig()
