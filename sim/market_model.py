@@ -19,6 +19,7 @@ import msgspec
 
 from market.events import ASK, BID, BUY, SELL
 from market.products import Product
+from sim.engine import FIRST_TRADE_ID, Change, Levels, Trade
 
 EDGE_HORIZON_S = 60.0  # `edge_bps` is what the drift is expected to add over this time.
 GRID_BPS = 2.5  # Distance between the levels behind the touch.
@@ -30,7 +31,6 @@ LEVEL_USD = 20_000.0  # Typical size of one level.
 LEVEL_SIGMA = 0.5  # Its log-normal spread.
 MIN_START_TICKS = 5_000  # Start prices are lifted to this, so that one tick is at most 2 bp.
 UNLISTED_START_TICKS = 20_000
-FIRST_TRADE_ID = 1_000_000
 MAX_TRADES = 3  # Per product and step.
 
 # Typical prices in USD.
@@ -44,9 +44,6 @@ STRK 5.1
 """
 _WORDS = _START.split()
 START_USD = dict(zip(_WORDS[::2], map(Decimal, _WORDS[1::2]), strict=True))
-
-Change = tuple[int, int, int]  # side, price in ticks, new absolute size in lots (0 deletes)
-Levels = dict[int, int]  # price in ticks -> size in lots
 
 
 class MarketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,15 +74,6 @@ class MarketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     quiet_share: Annotated[
         float, msgspec.Meta(ge=0, le=1, description="share of steps in which a product is silent")
     ] = 0.1
-
-
-class Trade(NamedTuple):
-    """One trade; `taker` is market.events.BUY or SELL, ids are consecutive per product."""
-
-    trade_id: int
-    price_ticks: int
-    size_lots: int
-    taker: int
 
 
 class ProductStep(NamedTuple):
