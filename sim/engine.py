@@ -230,7 +230,7 @@ class _Level:
 
 
 class _Side:
-    """One side of the book. A key is sign * price, so that on both sides the best is the largest."""
+    """One side of the book. A key is sign * price: on both sides the best is the largest."""
 
     __slots__ = ("before", "keys", "levels", "side", "sign")
 
