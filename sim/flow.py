@@ -17,7 +17,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from random import Random
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -41,10 +41,20 @@ MAKERS, FLEETING, TAKERS = 0.42, 0.32, 0.07
 PULLED = 0.8  # Share of the orders in the way of a move that are pulled before they are taken.
 EXCITED = 0.4  # Share of the events that other events cause,
 EXCITED_S = 2.0  # over this time.
-SIZE_SIGMA = 1.2
-FAR_SIZE = 0.6
-WALL_BPS, WALL_SIZE = (10.0, 40.0), 4.0  # Where recorded books hold much of their size.
 LEAN = 0.15
+
+
+class Size(NamedTuple):
+    """How large orders are: log-normal, in units of the product's `order_lots`."""
+
+    median: float
+    sigma: float
+    tilts: bool = False  # With the hidden drift.
+
+
+TOUCH_SIZE, MAKER_SIZE, WALL_SIZE = Size(3.0, 0.6, True), Size(3.0, 0.6, True), Size(25.0, 0.6)
+WALL_BPS = 10.0  # From here on makers' quotes are walls: recorded books hold much of their size so.
+FLEETING_SIZE, PATIENT_SIZE, TAKER_SIZE = Size(0.5, 1.0), Size(0.3, 1.2), Size(0.4, 1.2)
 
 
 class FlowConfig(HiddenConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -110,7 +120,7 @@ class _Pair:
         self._step_ns = start_ns + STEP_NS  # When the next step of the hidden values is due.
         self._rate = self._base_rate = profile.changes_per_s * config.activity * EVENTS_PER_CHANGE
         self._excitement, self._events = EXCITED * self._rate, 0
-        self._wait = self._random.expovariate(1.0)  # Until the next arrival, in expected arrivals.
+        self._wait = -math.log(1.0 - self._random.random())  # In arrivals.
         self._last_id = 0
         self._quoted = self.hidden.value
         self._tick_bps = 1e4 / self._quoted
@@ -130,7 +140,7 @@ class _Pair:
                 if arrival_ns > to_ns:
                     return
                 self._ns = arrival_ns
-                self._wait = self._random.expovariate(1.0)
+                self._wait = -math.log(1.0 - self._random.random())
                 self._event()
                 continue
             if self._step_ns > to_ns:
@@ -211,8 +221,12 @@ class _Pair:
         old = self._quotes[slot]
         if old is not None:
             self.engine.cancel(old)
-        distance_bps = 0.0 if rank < TOUCH_QUOTES else self._reach_of(MAKER_REACH_BPS)
-        self._quotes[slot] = self._place(side, distance_bps)
+        if rank < TOUCH_QUOTES:
+            self._quotes[slot] = self._place(side, 0.0, TOUCH_SIZE)
+            return
+        distance_bps = self._reach_of(MAKER_REACH_BPS)
+        size = MAKER_SIZE if distance_bps < WALL_BPS else WALL_SIZE
+        self._quotes[slot] = self._place(side, distance_bps, size)
 
     # Other orders.
 
@@ -227,11 +241,11 @@ class _Pair:
             if self.engine.cancel(order):  # Else it was filled or pulled before.
                 return
         side = BID if random() < 0.5 else ASK
-        if orders is self._fleeting:
-            distance_bps = self._reach_of(FLEETING_REACH_BPS)
-        else:
-            distance_bps = self._book_distance(side)
-        order = self._place(side, distance_bps)
+        order = (
+            self._fleet(side)
+            if orders is self._fleeting
+            else self._rest(side, self._book_distance(side))
+        )
         if order.level is not None:
             orders.append(order)
 
@@ -247,14 +261,17 @@ class _Pair:
         if touch:
             reach = int(TAKER_REACH_BPS / self._tick_bps)
             price = touch + reach if side == BUY else max(1, touch - reach)
-            self._submit(side, price, self._lots(0.4, 0.0, side), "IOC")
+            self._submit(side, price, self._lots(TAKER_SIZE, 0.0, side), "IOC")
 
-    def _place(self, side: int, distance_bps: float) -> Order:
+    def _fleet(self, side: int) -> Order:
+        return self._place(side, self._reach_of(FLEETING_REACH_BPS), FLEETING_SIZE)
+
+    def _rest(self, side: int, distance_bps: float) -> Order:
+        return self._place(side, distance_bps, PATIENT_SIZE)
+
+    def _place(self, side: int, distance_bps: float, size: Size) -> Order:
         away = int(distance_bps / self._tick_bps)
         price = self._ask + away if side == ASK else max(1, self._bid - away)
-        size = FAR_SIZE if distance_bps > WALL_BPS[1] else 1.0
-        if WALL_BPS[0] <= distance_bps <= WALL_BPS[1]:
-            size = WALL_SIZE
         return self._submit(side, price, self._lots(size, distance_bps, side), "GTC")
 
     def _submit(self, side: int, price: int, lots: int, tif: str) -> Order:
@@ -265,11 +282,13 @@ class _Pair:
 
     # Draws.
 
-    def _lots(self, size: float, distance_bps: float, side: int) -> int:
-        tilt = self._config.book_tilt * self.hidden.drift_state * (1.0 if side == BID else -1.0)
-        shape = tilt * math.exp(-distance_bps / NEAR_BPS) if distance_bps < 10 * NEAR_BPS else 0.0
-        exponent = shape + self._random.gauss(0.0, SIZE_SIGMA)
-        return max(1, int(size * self._profile.order_lots * math.exp(exponent)))
+    def _lots(self, size: Size, distance_bps: float, side: int) -> int:
+        exponent = size.sigma * self._random.gauss(0.0, 1.0)
+        if size.tilts:
+            tilt = self._config.book_tilt * self.hidden.drift_state
+            tilt *= math.exp(-distance_bps / NEAR_BPS)
+            exponent += tilt if side == BID else -tilt
+        return max(1, int(size.median * self._profile.order_lots * math.exp(exponent)))
 
     def _reach_of(self, range_bps: tuple[float, float]) -> float:
         """Draw a distance from the touch in bp, as many of one order of magnitude as of another."""
@@ -292,9 +311,8 @@ class _Pair:
         """Rest the orders of all kinds that the market starts with."""
         for side in (BID, ASK):
             distances = [self._book_distance(side) for _ in range(self._profile.levels)]
-            self._patient += [self._place(side, d) for d in sorted(distances, reverse=True)]
+            self._patient += [self._rest(side, d) for d in sorted(distances, reverse=True)]
             for rank in range(MAKER_QUOTES):
                 self._quote(side, rank)
-            reach = [self._reach_of(FLEETING_REACH_BPS) for _ in range(FLEETING_ORDERS // 2)]
-            self._fleeting += [self._place(side, d) for d in reach]
+            self._fleeting += [self._fleet(side) for _ in range(FLEETING_ORDERS // 2)]
         self.engine.drain()
