@@ -42,6 +42,7 @@ PULLED = 0.8  # Share of the orders in the way of a move that are pulled before 
 EXCITED = 0.4  # Share of the events that other events cause,
 EXCITED_S = 2.0  # over this time.
 LEAN = 0.15
+DEEPEST = 20_000  # Levels a side of the deepest book.
 
 
 class Size(NamedTuple):
@@ -71,7 +72,7 @@ class FlowConfig(HiddenConfig, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = 0.5
     stick_bps: Annotated[
         float, msgspec.Meta(ge=0, description="how far the value moves before the quotes follow")
-    ] = 1.0
+    ] = 1.5
 
 
 class FlowMarket:
@@ -130,6 +131,8 @@ class _Pair:
         self._fleeting: list[Order] = []
         self._patient: list[Order] = []
         self._patient_target = 2 * profile.levels
+        fewer = (DEEPEST / profile.levels) ** 0.7  # Where there are fewer orders, they are larger.
+        self._patient_size = PATIENT_SIZE._replace(median=PATIENT_SIZE.median * fewer)
         self._fill_book()
 
     def advance(self, to_ns: int, path: CommonPath) -> None:
@@ -267,7 +270,7 @@ class _Pair:
         return self._place(side, self._reach_of(FLEETING_REACH_BPS), FLEETING_SIZE)
 
     def _rest(self, side: int, distance_bps: float) -> Order:
-        return self._place(side, distance_bps, PATIENT_SIZE)
+        return self._place(side, distance_bps, self._patient_size)
 
     def _place(self, side: int, distance_bps: float, size: Size) -> Order:
         away = int(distance_bps / self._tick_bps)
