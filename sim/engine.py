@@ -109,6 +109,10 @@ class Engine:
         own = self._asks if side == ASK else self._bids
         return own.levels[own.sign * own.keys[-1]].first if own.keys else None
 
+    def depth(self, side: int) -> int:
+        """Return how many levels a side has."""
+        return len((self._asks if side == ASK else self._bids).keys)
+
     def submit(self, order: Order, now_ns: int) -> list[Fill]:
         """Match an order, rest what may rest; its `status` and `left` say the outcome.
 

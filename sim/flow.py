@@ -42,6 +42,7 @@ PULLED = 0.8  # Share of the orders in the way of a move that are pulled before 
 EXCITED = 0.4  # Share of the events that other events cause,
 EXCITED_S = 2.0  # over this time.
 LEAN = 0.15
+PATIENT_PER_BP = LEVEL_SHARE[7] / DISTANCE_BPS[7]  # Share of a side's levels, within 2 %.
 DEEPEST = 20_000  # Levels a side of the deepest book.
 
 
@@ -53,7 +54,7 @@ class Size(NamedTuple):
     tilts: bool = False  # With the hidden drift.
 
 
-TOUCH_SIZE, MAKER_SIZE, WALL_SIZE = Size(3.0, 0.6, True), Size(3.0, 0.6, True), Size(25.0, 0.6)
+TOUCH_SIZE, MAKER_SIZE, WALL_SIZE = Size(3.0, 0.4, True), Size(3.0, 0.4, True), Size(25.0, 0.4)
 WALL_BPS = 10.0  # From here on makers' quotes are walls: recorded books hold much of their size so.
 FLEETING_SIZE, PATIENT_SIZE, TAKER_SIZE = Size(0.5, 1.0), Size(0.3, 1.2), Size(0.4, 1.2)
 
@@ -130,7 +131,6 @@ class _Pair:
         self._quotes: list[Order | None] = [None] * (2 * MAKER_QUOTES)
         self._fleeting: list[Order] = []
         self._patient: list[Order] = []
-        self._patient_target = 2 * profile.levels
         fewer = (DEEPEST / profile.levels) ** 0.7  # Where there are fewer orders, they are larger.
         self._patient_size = PATIENT_SIZE._replace(median=PATIENT_SIZE.median * fewer)
         self._fill_book()
@@ -171,11 +171,11 @@ class _Pair:
         if kind < MAKERS:
             self._renew()
         elif kind < MAKERS + FLEETING:
-            self._come_or_go(self._fleeting, FLEETING_ORDERS)
+            self._come_or_go()
         elif kind < MAKERS + FLEETING + TAKERS:
             self._take()
         else:
-            self._come_or_go(self._patient, self._patient_target)
+            self._settle_or_leave()
 
     # Quotes.
 
@@ -187,11 +187,13 @@ class _Pair:
 
     def _move(self) -> None:
         """Move the quotes to the hidden value; who is in the way is pulled or taken."""
+        rise = self.hidden.value - self._quoted
         self._quoted = self.hidden.value
         self._tick_bps = 1e4 / self._quoted
         self._bid, self._ask = self._touches()
         self._clear_way(ASK, self._bid)
         self._clear_way(BID, self._ask)
+        self._settle_behind(BID if rise > 0 else ASK, abs(rise) * self._tick_bps)
         for side in (BID, ASK):
             for rank in range(TOUCH_QUOTES):
                 self._quote(side, rank)
@@ -208,6 +210,12 @@ class _Pair:
                 engine.cancel(order)
             else:
                 self._submit(taker, price, order.left, "IOC")
+
+    def _settle_behind(self, side: int, move_bps: float) -> None:
+        """Let as many patient orders come where the price was as it met on its way."""
+        coming = move_bps * PATIENT_PER_BP * self._profile.levels
+        for _ in range(int(coming + self._random.random())):
+            self._keep(self._patient, self._rest(side, move_bps * self._random.random()))
 
     def _renew(self) -> None:
         """Renew a maker's quote, first of all one at a touch that was taken away."""
@@ -233,22 +241,35 @@ class _Pair:
 
     # Other orders.
 
-    def _come_or_go(self, orders: list[Order], target: int) -> None:
-        """Place or pull one of these orders, so that there are about `target` of them."""
+    def _come_or_go(self) -> None:
+        """Place or pull a fleeting order, so that there are about as many as there should be."""
         random = self._random.random
-        while orders and random() * 2 * target < len(orders):
-            at = int(random() * len(orders))
+        if random() * 2 * FLEETING_ORDERS < len(self._fleeting):
+            self._pull(self._fleeting)
+        else:
+            self._keep(self._fleeting, self._fleet(BID if random() < 0.5 else ASK))
+
+    def _settle_or_leave(self) -> None:
+        """Place or pull a patient order; the side that has fewer levels gains."""
+        random, bids, asks = self._random.random, self.engine.depth(BID), self.engine.depth(ASK)
+        if random() * 4 * self._profile.levels < bids + asks:
+            self._pull(self._patient)
+        else:
+            side = BID if random() < (0.75 if bids < asks else 0.25) else ASK
+            self._keep(self._patient, self._rest(side, self._book_distance(side)))
+            if len(self._patient) > 4 * self._profile.levels:
+                self._patient = [order for order in self._patient if order.level is not None]
+
+    def _pull(self, orders: list[Order]) -> None:
+        while orders:
+            at = int(self._random.random() * len(orders))
             order = orders[at]
             orders[at] = orders[-1]
             orders.pop()
             if self.engine.cancel(order):  # Else it was filled or pulled before.
                 return
-        side = BID if random() < 0.5 else ASK
-        order = (
-            self._fleet(side)
-            if orders is self._fleeting
-            else self._rest(side, self._book_distance(side))
-        )
+
+    def _keep(self, orders: list[Order], order: Order) -> None:
         if order.level is not None:
             orders.append(order)
 
