@@ -7,7 +7,7 @@ much. `python -m benchmarks.stylised`
 
 import gzip
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,15 +109,13 @@ def autocorrelation(series: NDArray[np.float64]) -> tuple[float, ...]:
 
 def median_of(several: list[Facts]) -> Facts:
     """Return the facts of one as they are, of several the median of each figure."""
-    columns = zip(*several, strict=True)
-    return Facts(
-        *(
-            tuple(map(float, np.median(column, axis=0)))
-            if isinstance(column[0], tuple)
-            else float(np.median(column))
-            for column in columns
-        )
-    )
+    middle: list[Any] = [
+        tuple(map(float, np.median(column, axis=0)))
+        if isinstance(column[0], tuple)
+        else float(np.median(column))
+        for column in zip(*several, strict=True)
+    ]
+    return Facts(*middle)
 
 
 def table_of(columns: dict[str, Facts]) -> str:

@@ -317,7 +317,7 @@ class _Pair:
     def _reach_of(self, range_bps: tuple[float, float]) -> float:
         """Draw a distance from the touch in bp, as many of one order of magnitude as of another."""
         low, high = range_bps
-        return low * (high / low * self._reach) ** self._random.random()
+        return float(low * (high / low * self._reach) ** self._random.random())
 
     def _book_distance(self, side: int) -> float:
         """Draw how far from the touch a patient trader's order lies, as in recorded books."""

@@ -177,6 +177,17 @@ def test_an_order_in_the_way_of_the_price_is_filled_and_never_stepped_over() -> 
     assert sum(order.status is Status.FILLED for order in orders) > 15
 
 
+def test_the_price_follows_the_hidden_value_whatever_rests_in_its_way() -> None:
+    market = flow([LTC], seed=9, volatility_bps=15.0)
+    away = []
+    for step in range(1, 1500):
+        after(market, step * 0.2)
+        mid = (market.engines[0].best_bid + market.engines[0].best_ask) / 2
+        away.append(abs(math.log(mid / market._pairs[0].hidden.value)) * 1e4)
+    assert np.percentile(away, 95) < 5.0
+    assert max(away) < 20.0
+
+
 def log_values(config: HiddenConfig, steps: int, leads: bool, name: str = "x") -> np.ndarray:
     path, hidden = CommonPath(config), Hidden(Random(name), config, 1e6, leads)
     values = []
