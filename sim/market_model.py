@@ -11,7 +11,6 @@ Plain Python on dicts of ints: a step touches about a dozen levels, too few for 
 
 import math
 from collections.abc import Callable, Sequence
-from decimal import Decimal
 from random import Random
 from typing import Annotated, NamedTuple
 
@@ -19,6 +18,8 @@ import msgspec
 
 from market.events import ASK, BID, BUY, SELL
 from market.products import Product
+from sim.engine import FIRST_TRADE_ID, Change, Levels, Trade
+from sim.profiles import start_ticks
 
 EDGE_HORIZON_S = 60.0  # `edge_bps` is what the drift is expected to add over this time.
 GRID_BPS = 2.5  # Distance between the levels behind the touch.
@@ -28,25 +29,7 @@ NEAR_SLOTS = 12  # Levels behind the touch that are refreshed every few seconds.
 NEAR_REFRESHED = 2  # How many of them one step refreshes, per side.
 LEVEL_USD = 20_000.0  # Typical size of one level.
 LEVEL_SIGMA = 0.5  # Its log-normal spread.
-MIN_START_TICKS = 5_000  # Start prices are lifted to this, so that one tick is at most 2 bp.
-UNLISTED_START_TICKS = 20_000
-FIRST_TRADE_ID = 1_000_000
 MAX_TRADES = 3  # Per product and step.
-
-# Typical prices in USD.
-_START = """
-ZEC 350 BTC 90000 ETH 3100 XRP 2.1 SOL 140 LTC 85 AERO 0.65 MORPHO 1.6 XLM 0.25 ADA 0.55 TAO 300
-BCH 550 ICP 5.2 UNI 6.3 LINK 13.5 DOGE 0.15 SUI 1.7 DOT 5.5 ONDO 0.52 AVAX 60 FIL 5.4 HBAR 0.15
-NEAR 5.1 PENGU 0.06 WLD 5.3 ZRO 5.2 YFI 4200 PAXG 4100 COOKIE 0.07 ARB 0.7 COTI 0.6 AAVE 180
-APE 5.6 FET 0.6 BICO 0.6 SEI 0.55 ETC 55 ATOM 5.5 AUCTION 52 DASH 65 TRUMP 58 INJ 6.2 APT 56
-JTO 0.7 FIDA 0.6 PENDLE 5.4 WIF 5.2 PYTH 0.6 ALGO 0.6 KAITO 0.7 LDO 5.3 TIA 5.4 OP 5.3 CRV 0.6
-STRK 5.1
-"""
-_WORDS = _START.split()
-START_USD = dict(zip(_WORDS[::2], map(Decimal, _WORDS[1::2]), strict=True))
-
-Change = tuple[int, int, int]  # side, price in ticks, new absolute size in lots (0 deletes)
-Levels = dict[int, int]  # price in ticks -> size in lots
 
 
 class MarketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,15 +60,6 @@ class MarketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     quiet_share: Annotated[
         float, msgspec.Meta(ge=0, le=1, description="share of steps in which a product is silent")
     ] = 0.1
-
-
-class Trade(NamedTuple):
-    """One trade; `taker` is market.events.BUY or SELL, ids are consecutive per product."""
-
-    trade_id: int
-    price_ticks: int
-    size_lots: int
-    taker: int
 
 
 class ProductStep(NamedTuple):
@@ -180,8 +154,8 @@ class _Pair:
 
     def __init__(self, product: Product, config: MarketConfig) -> None:
         self._random = Random(f"{config.seed}:{product.id}")
-        start_ticks = _start_ticks(product)
-        lot_usd = start_ticks * product.quote_increment * product.base_increment
+        start = start_ticks(product)
+        lot_usd = start * product.quote_increment * product.base_increment
         self._level_lots = LEVEL_USD / float(lot_usd)
         self._quiet_share = config.quiet_share
         self._tilt = config.book_tilt
@@ -194,10 +168,10 @@ class _Pair:
         self._own_noise = noise * math.sqrt(1.0 - config.market_share)
 
         self._y = self._random.gauss(0.0, 1.0)
-        self._log_mid = math.log(start_ticks)
+        self._log_mid = math.log(start)
         self._next_trade_id = FIRST_TRADE_ID
-        grid = max(1, round(start_ticks * GRID_BPS * 1e-4))
-        count = math.ceil(start_ticks * DEPTH_BPS * 1e-4 / grid)
+        grid = max(1, round(start * GRID_BPS * 1e-4))
+        count = math.ceil(start * DEPTH_BPS * 1e-4 / grid)
         bid, ask = self._touches()
         self.bids = _Side(BID, bid, grid, count)
         self.asks = _Side(ASK, ask, grid, count)
@@ -262,13 +236,6 @@ class _Pair:
             trades.append(Trade(self._next_trade_id, side.touch, lots, BUY if buys else SELL))
             self._next_trade_id += 1
         return trades
-
-
-def _start_ticks(product: Product) -> int:
-    price = START_USD.get(product.id.partition("-")[0])
-    if price is None:
-        return UNLISTED_START_TICKS
-    return max(MIN_START_TICKS, round(price / product.quote_increment))
 
 
 def _difference(old: range, new: range) -> tuple[range, range]:
