@@ -28,10 +28,12 @@ from websockets.http11 import Response
 
 from market.errors import QuaverError
 from market.products import product
+from sim.engine import Levels
 from sim.faults import REST_KINDS, Fault, FaultConfig, FaultKind, Schedule
+from sim.flow import FlowConfig, FlowMarket
 from sim.limits import Limiter
 from sim.market_feed import POLICY_VIOLATION, Client
-from sim.market_model import Levels, MarketConfig, SyntheticMarket
+from sim.market_model import MarketConfig, SyntheticMarket
 from sim.tape import Opened, Tape
 from sim.wire import SECOND_NS, TOO_MANY, Frame, Request, parse
 from sim.world import WARM_UP_STEPS, Market, World, step_of
@@ -48,7 +50,10 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """What the simulated exchange trades and how fast its time passes."""
 
     products: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    market: MarketConfig = MarketConfig()
+    market: Annotated[
+        MarketConfig | FlowConfig,
+        msgspec.Meta(description="a synthetic market, or one of orders, which takes ours too"),
+    ] = MarketConfig()
     start_ns: Annotated[int, msgspec.Meta(ge=0, description="event time of the start, UTC")] = (
         DEFAULT_START_NS
     )
@@ -228,7 +233,7 @@ class Exchange:
             # The heartbeat at the very end closes the last beat for the clients.
             await self._publish(self.world.heartbeats(at_ns, at_ns + 1))
             self._ended = True
-            for client in tuple(self.clients):
+            for client in [one for one in self.clients if not one.half_open]:
                 client.close(1000)
                 await client.closed()
 
@@ -358,10 +363,13 @@ def _market(config: ExchangeConfig) -> Market:
     if len(set(config.products)) < len(config.products):
         raise QuaverError("the simulated exchange was given a product twice; name each once")
     products = [product(id) for id in config.products]
-    tick_ns = round(config.market.step_s * SECOND_NS)
+    market = config.market
+    tick_s = market.tick_s if isinstance(market, FlowConfig) else market.step_s
     # Its first step is the first of the warm-up.
-    before_ns = (WARM_UP_STEPS + 1) * step_of(tick_ns)
-    return SyntheticMarket(products, config.market, config.start_ns - before_ns)
+    start_ns = config.start_ns - (WARM_UP_STEPS + 1) * step_of(round(tick_s * SECOND_NS))
+    if isinstance(market, FlowConfig):
+        return FlowMarket(products, market, start_ns)
+    return SyntheticMarket(products, market, start_ns)
 
 
 def _address(socket: ServerConnection) -> str:
