@@ -37,7 +37,7 @@ from sim.flow import FlowConfig, FlowMarket
 from sim.limits import Limiter
 from sim.market_feed import POLICY_VIOLATION, Client
 from sim.market_model import MarketConfig, SyntheticMarket
-from sim.orders import Broker, Placed, broker_of
+from sim.orders import Broker, broker_of
 from sim.tape import Opened, Tape
 from sim.user_feed import order_events, snapshots
 from sim.wire import SECOND_NS, TOO_MANY, UNKNOWN_CHANNEL, Frame, Request, parse, shared_frame
@@ -262,18 +262,12 @@ class Exchange:
 
     async def book_orders(self) -> None:
         """Book what the engines did with customers' orders, and tell them; under the lock."""
-        if self.broker is not None and (changed := self.broker.book_fills(self.now_ns)):
-            await self.tell_orders(changed)
-
-    async def tell_orders(self, orders: list[Placed]) -> None:
-        """Send the state of orders to their owners' `user` channels; under the lock."""
-        for client in tuple(self.clients):
-            ids = client.subscriptions.get("user")
-            mine = [o for o in orders if ids and o.owner == client.owner]
-            if mine:
-                await client.publish(
-                    shared_frame("user", self.now_ns, order_events("update", mine))
-                )
+        changed = self.broker.book_fills(self.now_ns) if self.broker else []
+        for client in tuple(self.clients) if changed else ():
+            mine = [one for one in changed if one.owner == client.owner]
+            if mine and "user" in client.subscriptions:
+                events = order_events("update", mine)
+                await client.publish(shared_frame("user", self.now_ns, events))
 
     async def _publish(self, frames: list[Frame]) -> None:
         for frame in frames:

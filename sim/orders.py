@@ -107,6 +107,7 @@ class Broker:
         self._engines = dict(zip(listings, engines, strict=True))
         self._by_client_id: dict[tuple[str, str], Placed] = {}
         self._open: dict[int, Placed] = {}  # By the engine's number.
+        self._fresh: list[Placed] = []  # Placed since fills were booked.
         self._maker, self._taker = (
             exact(bps).scaleb(-4) for bps in (fees.maker_bps, fees.taker_bps)
         )
@@ -153,6 +154,7 @@ class Broker:
             raise Refusal("COMMANDER_REJECTED_NEW_ORDER", "end_time has passed")
         self.placed[placed.order_id] = placed
         self._by_client_id[owner, client_order_id] = placed
+        self._fresh.append(placed)
         return placed
 
     def cancel(self, owner: str, order_id: str, now_ns: int) -> str | None:
@@ -168,8 +170,9 @@ class Broker:
         return None
 
     def book_fills(self, now_ns: int) -> list[Placed]:
-        """Book what has happened in the engines; return the orders that are not as they were."""
-        changed: dict[int, Placed] = {}
+        """Book what has happened in the engines; return the orders that are fresh or changed."""
+        changed = {placed.order.order_id: placed for placed in self._fresh}
+        self._fresh.clear()
         for engine in self._engines.values():
             if engine.owned:
                 fills = engine.owned[:]

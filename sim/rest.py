@@ -314,7 +314,6 @@ class Rest:
                     placed = broker.place(key.owner, body, exchange.now_ns)
                 except Refusal as e:
                     return _json(_refused(e, body))
-                await exchange.tell_orders([placed])
                 await exchange.book_orders()
         return _json(_accepted(placed))
 
