@@ -5,7 +5,6 @@ Event time is the time of the answers; tokens are checked by the clock of this m
 
 import asyncio
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any, Self
@@ -18,14 +17,16 @@ from sim.auth import ApiKey, Keyring, Unauthorized
 from sim.exchange import Exchange
 from sim.faults import Fault, FaultKind
 from sim.limits import Limiter
-from sim.orders import Broker, Placed, Refusal
+from sim.orders import Broker, Placed
+from sim.rest_views import accepted, account_rows, pricebook, product_row, refused, uuid_of
 from sim.tape import FaultDone
+from sim.terms import Refusal
 from sim.user_feed import decimal_text, fill_rows, rest_row
-from sim.wire import MIN_NOTIONAL, Listing, timestamp_text
+from sim.wire import Listing, timestamp_text
 
 PREFIX = "/api/v3/brokerage"
 HOST = "api.coinbase.com"  # A token may also be for the host that the request names.
-_PAGE, _MAX_BODY_BYTES, _UUIDS = 100, 1 << 20, uuid.UUID("0f6d3c53-5c0e-4b57-9d3f-6a2c8f0c7e11")
+_PAGE, _MAX_BODY_BYTES = 100, 1 << 20
 _KEY = web.RequestKey("key", ApiKey)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -183,48 +184,22 @@ class Rest:
 
     async def _products(self, request: web.Request) -> web.Response:
         ids = request.query.getall("product_ids", list(self._exchange.world.listings))
-        rows = [self._product_row(self._listing(id)) for id in ids]
+        rows = [product_row(self._listing(id)) for id in ids]
         return _json({"products": rows, "num_products": len(rows)})
 
     async def _product(self, request: web.Request) -> web.Response:
-        return _json(self._product_row(self._listing(request.match_info["id"])))
-
-    def _product_row(self, listing: Listing) -> dict[str, Any]:
-        one, flag = listing.product, dict.fromkeys(_FLAGS, False)
-        base, _, quote = one.id.partition("-")
-        last = listing.history[-1][0].price_ticks if listing.history else None
-        return {
-            "product_id": one.id,
-            "price": "" if last is None else listing.price_text(last),
-            "base_increment": f"{one.base_increment:f}",
-            "quote_increment": f"{one.quote_increment:f}",
-            "price_increment": f"{one.quote_increment:f}",
-            "quote_min_size": MIN_NOTIONAL,
-            "quote_max_size": "150000000",
-            "base_min_size": f"{one.base_min_size:f}",
-            "base_max_size": "",
-            "status": "online",
-            **flag,
-            "product_type": "SPOT",
-            "product_venue": "CBE",
-            "base_currency_id": base,
-            "quote_currency_id": quote,
-            "alias": "",
-            "alias_to": [],
-            "volume_24h": "",
-            "approximate_quote_24h_volume": "",
-        }
+        return _json(product_row(self._listing(request.match_info["id"])))
 
     async def _product_book(self, request: web.Request) -> web.Response:
         listing = self._listing(request.query.get("product_id", ""))
-        book = self._pricebook(listing, _count(request, "limit", 1 << 30))
+        book = self._book(listing, _count(request, "limit", 1 << 30))
         said: dict[str, Any] = {"pricebook": book}
         bids, asks = book["bids"], book["asks"]
         if bids and asks:
             bid, ask = Decimal(bids[0]["price"]), Decimal(asks[0]["price"])
             mid, spread = (bid + ask) / 2, ask - bid
             said |= {
-                "last": self._product_row(listing)["price"],
+                "last": product_row(listing)["price"],
                 "mid_market": decimal_text(mid),
                 "spread_bps": decimal_text(round(spread / mid * 10_000, 4)),
                 "spread_absolute": decimal_text(spread),
@@ -233,43 +208,17 @@ class Rest:
 
     async def _best_bid_ask(self, request: web.Request) -> web.Response:
         ids = request.query.getall("product_ids", list(self._exchange.world.listings))
-        return _json({"pricebooks": [self._pricebook(self._listing(id), 1) for id in ids]})
+        return _json({"pricebooks": [self._book(self._listing(id), 1) for id in ids]})
 
-    def _pricebook(self, listing: Listing, limit: int) -> dict[str, Any]:
+    def _book(self, listing: Listing, limit: int) -> dict[str, Any]:
         bids, asks = self._exchange.book(listing.product.id)
-
-        def rows(levels: dict[int, int], best_first: list[int]) -> list[dict[str, str]]:
-            price, size = listing.price_text, listing.size_text
-            return [{"price": price(p), "size": size(levels[p])} for p in best_first[:limit]]
-
-        return {
-            "product_id": listing.product.id,
-            "bids": rows(bids, sorted(bids, reverse=True)),
-            "asks": rows(asks, sorted(asks)),
-            "time": timestamp_text(self._exchange.now_ns),
-        }
+        return pricebook(listing, bids, asks, limit, self._exchange.now_ns)
 
     # The account.
 
     async def _accounts(self, request: web.Request) -> web.Response:
         key, accounts = _key(request), self._broker().accounts
-        rows = []
-        for currency in accounts.currencies(key.owner):
-            available = decimal_text(accounts.available(key.owner, currency))
-            held = decimal_text(accounts.held(key.owner, currency))
-            rows.append(
-                {
-                    "uuid": str(uuid.uuid5(_UUIDS, f"{key.owner}/{currency}")),
-                    "name": f"{currency} Wallet",
-                    "currency": currency,
-                    "available_balance": {"value": available, "currency": currency},
-                    "default": currency == "USD",
-                    "active": True,
-                    "type": "ACCOUNT_TYPE_FIAT" if currency == "USD" else "ACCOUNT_TYPE_CRYPTO",
-                    "ready": True,
-                    "hold": {"value": held, "currency": currency},
-                }
-            )
+        rows = account_rows(accounts, key.owner)
         page, cursor = _page(request, rows, 49)
         said = {"accounts": page, "has_next": bool(cursor), "cursor": cursor, "size": len(page)}
         return _json(said)
@@ -294,7 +243,7 @@ class Rest:
                 "can_view": key.can_view,
                 "can_trade": key.can_trade,
                 "can_transfer": False,
-                "portfolio_uuid": str(uuid.uuid5(_UUIDS, key.owner)),
+                "portfolio_uuid": uuid_of(key.owner),
                 "portfolio_type": "DEFAULT",
             }
         )
@@ -313,9 +262,9 @@ class Rest:
                 try:
                     placed = broker.place(key.owner, body, exchange.now_ns)
                 except Refusal as e:
-                    return _json(_refused(e, body))
+                    return _json(refused(e, body))
                 await exchange.book_orders()
-        return _json(_accepted(placed))
+        return _json(accepted(placed))
 
     async def _cancel(self, request: web.Request) -> web.Response:
         key, broker, body = _key(request), self._broker(), await _body(request)
@@ -373,16 +322,6 @@ class Rest:
         return _json({"injected": await self._exchange.inject(fault)})
 
 
-_FLAGS = (
-    "is_disabled",
-    "trading_disabled",
-    "cancel_only",
-    "limit_only",
-    "post_only",
-    "auction_mode",
-    "view_only",
-    "new",
-)
 _FILTERS = {
     "order_ids": "order_id",
     "product_ids": "product_id",
@@ -442,35 +381,3 @@ def _page(
     start = max(0, len(rows) - left)
     end = start + limit
     return rows[start:end], str(len(rows) - end) if end < len(rows) else ""
-
-
-def _accepted(placed: Placed) -> dict[str, Any]:
-    side = rest_row(placed)["side"]
-    return {
-        "success": True,
-        "failure_reason": "UNKNOWN_FAILURE_REASON",
-        "order_id": placed.order_id,
-        "success_response": {
-            "order_id": placed.order_id,
-            "product_id": placed.product_id,
-            "side": side,
-            "client_order_id": placed.client_order_id,
-        },
-        "order_configuration": placed.configuration,
-    }
-
-
-def _refused(refusal: Refusal, body: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "success": False,
-        "failure_reason": "UNKNOWN_FAILURE_REASON",
-        "order_id": "",
-        "error_response": {
-            "error": refusal.error,
-            "message": refusal.message,
-            "error_details": "",
-            "preview_failure_reason": refusal.preview,
-            "new_order_failure_reason": refusal.error,
-        },
-        "order_configuration": body.get("order_configuration"),
-    }

@@ -10,7 +10,8 @@ from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 
 from market.errors import QuaverError
 from market.products import UNIVERSE
-from sim.exchange import Exchange, ExchangeConfig
+from sim.exchange import Exchange
+from sim.exchange_config import ExchangeConfig
 from sim.market_model import MarketConfig
 from sim.wire import DecimalText, timestamp_text
 from tests.sim.venue import (

@@ -21,10 +21,12 @@ from market.events import BUY, SELL
 from market.products import product
 from sim.accounts import AccountConfig, Accounts
 from sim.auth import ApiKey, Keyring, Unauthorized, new_key, sign
-from sim.exchange import Exchange, ExchangeConfig
+from sim.exchange import Exchange
+from sim.exchange_config import ExchangeConfig
 from sim.faults import Fault, FaultKind
-from sim.orders import Broker, Placed, Refusal
+from sim.orders import Broker, Placed
 from sim.rest import PREFIX
+from sim.terms import Refusal
 from sim.wire import Listing
 from tests.sim.venue import (
     ALICE,

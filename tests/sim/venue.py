@@ -14,7 +14,8 @@ from market.products import Product, product
 from sim.accounts import AccountConfig
 from sim.auth import ApiKey, new_key, sign
 from sim.engine import Change, Engine, Levels, Order, Trade
-from sim.exchange import Exchange, ExchangeConfig
+from sim.exchange import Exchange
+from sim.exchange_config import ExchangeConfig
 from sim.rest import PREFIX, Rest
 
 IDS = ("BTC-USD", "XRP-USD")
