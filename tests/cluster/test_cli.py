@@ -21,7 +21,7 @@ from market.actions import Fees
 from market.errors import QuaverError
 from tests.helpers import recording, replay_windows
 
-VERBS = ("demo", "import", "build", "sweep", "report", "serve", "show-config")
+VERBS = ("demo", "import", "build", "sweep", "report", "serve", "exchange", "show-config")
 
 
 def quaver(*arguments: str, timeout_s: float = 100) -> subprocess.CompletedProcess[str]:
