@@ -376,6 +376,19 @@ def test_a_key_may_be_for_looking_only() -> None:
     trade(script, accounts=(ALICE, bob))
 
 
+def test_nobody_cancels_the_order_of_another() -> None:
+    key, pem = owner_key("bob")
+
+    async def script(exchange: Exchange, api: Api) -> None:
+        first = await api.order("BUY", limit("99.00", "1"))
+        api.name, api.pem = key.name, pem
+        _, done = await api.call("POST", "/orders/batch_cancel", {"order_ids": [first["order_id"]]})
+        assert done["results"][0]["failure_reason"] == "UNKNOWN_CANCEL_ORDER"
+        assert exchange.book("BTC-USD")[0][9_900] == 10**8
+
+    trade(script, accounts=(ALICE, AccountConfig(owner="bob", keys=(key,))))
+
+
 @pytest.mark.parametrize("body", [[], {"product_id": "BTC-USD"}, {"client_order_id": ""}])
 def test_a_body_that_is_no_order_is_400(body: Any) -> None:
     async def script(exchange: Exchange, api: Api) -> None:
