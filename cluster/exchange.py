@@ -23,7 +23,8 @@ from sim.exchange import Exchange
 from sim.exchange_config import ExchangeConfig
 from sim.faults import parse_schedule
 from sim.flow import FlowConfig
-from sim.rest import PREFIX, Rest
+from sim.rest import Rest
+from sim.rest_calls import PREFIX
 from sim.wire import timestamp_text
 
 # As the venue's documents have them; those of REST are from an older page.

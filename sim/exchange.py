@@ -28,9 +28,9 @@ from websockets.http11 import Response
 from market.errors import QuaverError
 from sim.accounts import Accounts
 from sim.auth import Keyring, Unauthorized
-from sim.engine import Levels
 from sim.exchange_config import ExchangeConfig, market_of
 from sim.faults import REST_KINDS, Fault, FaultKind, Schedule
+from sim.ladder import Levels
 from sim.limits import Limiter
 from sim.market_feed import POLICY_VIOLATION, Client
 from sim.orders import Broker, broker_of

@@ -15,7 +15,8 @@ from market.errors import QuaverError
 from market.events import BUY, SELL
 from market.ledger import EXACT, exact
 from sim.accounts import FLOW, ZERO, Accounts
-from sim.engine import Engine, Fill, Order, Status
+from sim.engine import Engine, Fill
+from sim.ladder import Order, Status
 from sim.terms import Refusal, lot_tick, order_of, quote_size
 from sim.wire import Listing
 

@@ -4,7 +4,7 @@ import uuid
 from typing import Any
 
 from sim.accounts import Accounts
-from sim.engine import Levels
+from sim.ladder import Levels
 from sim.orders import Placed
 from sim.terms import Refusal
 from sim.user_feed import decimal_text, rest_row

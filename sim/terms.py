@@ -9,7 +9,7 @@ import msgspec
 
 from market.events import BUY
 from market.ledger import EXACT
-from sim.engine import Order
+from sim.ladder import Order
 from sim.wire import MIN_NOTIONAL, Listing
 
 _TIFS = {

@@ -17,7 +17,7 @@ from cluster import cli
 from cluster.exchange import load_key, parse_speed
 from market.errors import QuaverError
 from sim.auth import Keyring, key_file, new_key, sign
-from sim.rest import PREFIX
+from sim.rest_calls import PREFIX
 from sim.tape import read_tape
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -25,7 +25,7 @@ from sim.exchange import Exchange
 from sim.exchange_config import ExchangeConfig
 from sim.faults import Fault, FaultKind
 from sim.orders import Broker, Placed
-from sim.rest import PREFIX
+from sim.rest_calls import PREFIX
 from sim.terms import Refusal
 from sim.wire import Listing
 from tests.sim.venue import (
