@@ -28,7 +28,7 @@ from market.products import product
 from serve_app import app
 from serve_app.executor import ExecutionConfig
 from sim.actor import ExchangeActor
-from sim.exchange import ExchangeConfig
+from sim.exchange_config import ExchangeConfig
 from sim.report import Live
 from tune.checkpoint import load_model
 from tune.evaluate import predict

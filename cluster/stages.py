@@ -31,7 +31,7 @@ from market.products import UNIVERSE, Product, product
 from market.windows import BEAT_NS
 from sim.actor import ExchangeActor
 from sim.baselines import compare
-from sim.exchange import ExchangeConfig
+from sim.exchange_config import ExchangeConfig
 from sim.report import Data, ProductScore, ReportData, Sweep, Trial, metrics, render
 from tune.checkpoint import MODEL_FILE, load_model
 from tune.evaluate import evaluate, predict

@@ -1,158 +1,123 @@
-"""A simulated exchange: Coinbase Advanced Trade market data, on a real websocket on loopback.
+"""A simulated exchange: Coinbase Advanced Trade on loopback, market data and orders, with faults.
 
 It speaks the venue's protocol (one channel per message, acks that list the whole set, one
 sequence per connection over every numbered frame, refusals that leave the socket open) over a
-`SyntheticMarket`, so that a recorder or a trader runs against it unchanged.
+market, so that a recorder or a trader runs against it unchanged.
 
 All connections see one world. It advances in steps of event time, and starts with the first
 `level2` subscription: a client that subscribes `heartbeats` and `market_trades` before `level2`
 misses nothing. Requests are answered between steps, under the lock that a step holds, so a
 snapshot is exactly the state before the next update and numbers are given in the order of sending.
 With `speed=None` the world goes as fast as its clients read and stands still while nobody holds
-a `level2` subscription; every send waits for the client, so memory stays bounded.
+a `level2` subscription; every send waits for the client, so memory stays bounded. With a speed
+nobody is waited for, and a client with too much unread is dropped.
 """
 
 import asyncio
+import http
+import time
+from random import Random
 from socket import SO_SNDBUF, SOL_SOCKET
-from typing import Annotated, NamedTuple, Self
+from typing import Self
 
-import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request as Handshake
+from websockets.http11 import Response
 
 from market.errors import QuaverError
-from market.products import product
-from sim.market_model import Change, Levels, MarketConfig, SyntheticMarket
-from sim.wire import (
-    SECOND_NS,
-    Envelope,
-    ErrorFrame,
-    Listing,
-    Request,
-    TradeRow,
-    heartbeat_events,
-    parse,
-    timestamp_text,
-    trades_events,
-)
+from sim.accounts import Accounts
+from sim.auth import Keyring, Unauthorized
+from sim.exchange_config import ExchangeConfig, market_of
+from sim.faults import REST_KINDS, Fault, FaultKind, Schedule
+from sim.ladder import Levels
+from sim.limits import Limiter
+from sim.market_feed import POLICY_VIOLATION, Client
+from sim.orders import Broker, broker_of
+from sim.tape import Opened, Tape
+from sim.user_feed import order_events, snapshots
+from sim.wire import SECOND_NS, TOO_MANY, UNKNOWN_CHANNEL, Frame, Request, parse, shared_frame
+from sim.world import Market, World
 
 MAX_LEVEL2_PRODUCTS = 30
-WARM_UP_STEPS = 60  # Steps before the start, so that there is a history of trades.
-DEFAULT_START_NS = 1_767_571_200 * SECOND_NS  # 2026-01-05T00:00:00Z
-TOO_MANY = "too many L2 streams requested in a single session"
-POLICY_VIOLATION = 1008
+LIMITED = "rate limit exceeded"  # The venue's own text is not known.
 SEND_BUFFER_BYTES = 1 << 16
-
-
-class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the simulated exchange trades and how fast its time passes."""
-
-    products: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    market: MarketConfig = MarketConfig()
-    start_ns: Annotated[int, msgspec.Meta(ge=0, description="event time of the start, UTC")] = (
-        DEFAULT_START_NS
-    )
-    duration_s: Annotated[
-        float | None, msgspec.Meta(gt=0, description="event time to run, none: until stopped")
-    ] = None
-    speed: Annotated[
-        float | None,
-        msgspec.Meta(gt=0, description="event seconds per second, none: as fast as clients read"),
-    ] = 1.0
-    subscribe_deadline_s: Annotated[
-        float, msgspec.Meta(gt=0, description="time from connecting to the first subscribe")
-    ] = 5.0
-
-
-class _Frame(NamedTuple):
-    """A frame of the world, before it gets a connection's number."""
-
-    ns: int
-    channel: str  # As subscribed to.
-    product_id: str | None
-    events: msgspec.Raw
-
-
-class _Connection:
-    """One client: what it is subscribed to, and its sequence."""
-
-    def __init__(self, socket: ServerConnection) -> None:
-        self.subscriptions: dict[str, list[str]] = {}
-        self._socket = socket
-        self._sequence_num = 0
-
-    def wants(self, frame: _Frame) -> bool:
-        ids = self.subscriptions.get(frame.channel)
-        return ids is not None and (frame.product_id is None or frame.product_id in ids)
-
-    async def send(self, channel: str, ns: int, events: msgspec.Raw) -> None:
-        frame = Envelope(channel, timestamp_text(ns), self._sequence_num, events)
-        self._sequence_num += 1
-        await self._socket.send(msgspec.json.encode(frame), text=True)
-
-    async def refuse(self, message: str) -> None:
-        await self._socket.send(msgspec.json.encode(ErrorFrame(message)), text=True)
-
-    async def close(self, code: int, reason: str = "") -> None:
-        await self._socket.close(code, reason)
+_UNLIMITED_BYTES = 1 << 40
+_CLOSE_TIMEOUT_S = 1.0
 
 
 class Exchange:
     """The server; use it as an async context manager, or `start` and `stop` it."""
 
-    def __init__(self, config: ExchangeConfig) -> None:
+    def __init__(self, config: ExchangeConfig, market: Market | None = None) -> None:
         self.config = config
-        self._listings = {id: Listing(product(id)) for id in config.products}
-        if len(self._listings) < len(config.products):
-            raise QuaverError("the simulated exchange was given a product twice; name each once")
-        self._market = SyntheticMarket(
-            [listing.product for listing in self._listings.values()], config.market
-        )
-        self._step_ns = round(config.market.step_s * SECOND_NS)
-        if self._step_ns == 0:
-            raise QuaverError("market.step_s must be at least one nanosecond")
-        for back in range(WARM_UP_STEPS, 0, -1):
-            self._advance_market(config.start_ns - back * self._step_ns)
+        self.world = World(market or market_of(config), config.start_ns)
         self.now_ns = config.start_ns  # Event time of the newest frame, UTC.
-        self._connections: set[_Connection] = set()
-        self._lock = asyncio.Lock()
+        self.tape = Tape(config.tape)
+        self.rest_faults: list[Fault] = []  # That the next requests meet.
+        self.clients: set[Client] = set()
+        self.lock = asyncio.Lock()
+        self.keys = Keyring(tuple(key for account in config.accounts for key in account.keys))
+        self.broker: Broker | None = None
+        if config.accounts:
+            accounts = Accounts(config.accounts)
+            self.broker = broker_of(self.world.market, self.world.listings, accounts, config.fees)
+        self._schedule = config.faults and Schedule(config.faults, config.start_ns)
+        self._random = Random(f"{config.market.seed}:faults at the wire")
+        self._connections, self._messages = (Limiter(config.per_address_per_s) for _ in range(2))
         self._wanted = asyncio.Event()
+        self._interest: set[tuple[str, str | None]] = set()
         self._ended = False
+        self._numbers = 0
         self._server: Server | None = None
-        self._world: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen on 127.0.0.1; the world waits for the first `level2` subscription."""
-        self._server = await serve(
-            self._serve,
-            "127.0.0.1",
-            0,  # Any free port.
-            compression=None,
-            ping_interval=None,  # A client that is slow, or stopped in a debugger, is waited for.
-        )
-        self._world = asyncio.create_task(self._run())
+        waits = self.config.speed is None
+        try:
+            self._server = await serve(
+                self._serve,
+                "127.0.0.1",
+                self.config.port,
+                compression=None,
+                ping_interval=None,  # A client in a debugger is waited for.
+                process_request=self._admit,
+                write_limit=SEND_BUFFER_BYTES if waits else _UNLIMITED_BYTES,
+                close_timeout=_CLOSE_TIMEOUT_S,
+            )
+        except OSError as e:
+            raise QuaverError(
+                f"the simulated exchange cannot listen on port {self.config.port}: {e.strerror}; "
+                "choose another, or 0 for any free one"
+            ) from None
+        self._running = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         """Stop the world and close every connection with 1001; raise what broke the world."""
-        if self._world is not None:
-            self._world.cancel()
-            await asyncio.wait([self._world])
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        for client in tuple(self.clients):
+            if client.half_open:
+                client.close(1006)
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
-        if self._world is not None and not self._world.cancelled():
-            self._world.result()
+        self.tape.close()
+        if self._running is not None and not self._running.cancelled():
+            self._running.result()
 
     async def finished(self) -> None:
         """Wait until `duration_s` has passed and every client was told; raise what broke the world.
 
         Clients must go on reading meanwhile. Returns early if the exchange is stopped.
         """
-        if self._world is None:
+        if self._running is None:
             raise QuaverError("the simulated exchange has not been started")
-        await asyncio.wait([self._world])
-        if not self._world.cancelled():
-            self._world.result()
+        await asyncio.wait([self._running])
+        if not self._running.cancelled():
+            self._running.result()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -170,7 +135,50 @@ class Exchange:
 
     def book(self, product_id: str) -> tuple[Levels, Levels]:
         """Return copies of the full book now, bids and asks, in ticks and lots."""
-        return self._market.book(self.config.products.index(product_id))
+        return self.world.book(product_id)
+
+    async def inject(self, fault: Fault) -> bool:
+        """Let a fault happen; False if there is no connection that it could happen to."""
+        async with self.lock:
+            return await self._inject(fault)
+
+    async def _inject(self, fault: Fault) -> bool:
+        if fault.kind in REST_KINDS:
+            self.rest_faults.extend([fault] * fault.count)
+            return True
+        fits = [c for c in self.clients if c.open and not c.half_open]
+        if fault.connection is not None:
+            fits = [client for client in fits if client.number == fault.connection]
+        else:
+            fits = [client for client in fits if "level2" in client.subscriptions]
+        if not fits:
+            return False
+        client = self._random.choice(sorted(fits, key=lambda one: one.number))
+        match fault.kind:
+            case FaultKind.STALL:
+                client.stall(fault, self.now_ns)
+            case FaultKind.HALF_OPEN:
+                client.cut(fault, self.now_ns)
+                self._note_interest()
+            case FaultKind.CLOSE:
+                client.log(fault.kind, self.now_ns, str(fault.code))
+                client.close(fault.code)
+                self._forget(client)
+            case FaultKind.SNAPSHOT:
+                await self._resend(client, fault)
+            case _:
+                client.arm(fault)
+        return True
+
+    async def _resend(self, client: Client, fault: Fault) -> None:
+        """Send snapshots that nobody asked for, of books and of trades."""
+        held = client.subscriptions.get("level2", [])
+        ids = [fault.product_id] if fault.product_id else held[:]
+        for id in self._random.sample(ids, min(fault.count, len(ids))):
+            client.log(fault.kind, self.now_ns, id)
+            for channel in ("level2", "market_trades"):
+                if id in client.subscriptions.get(channel, []):
+                    await self._open(client, channel, [id])
 
     async def _run(self) -> None:
         config = self.config
@@ -188,128 +196,167 @@ class Exchange:
             else:
                 due = began + (at_ns - config.start_ns) / SECOND_NS / config.speed
                 await asyncio.sleep(max(0.0, due - loop.time()))
-            async with self._lock:
-                await self._publish(self._step_frames(at_ns))
-            at_ns += self._step_ns
-        async with self._lock:
+            async with self.lock:
+                await self._step(at_ns)
+            at_ns += self.world.step_ns
+        async with self.lock:
             # The heartbeat at the very end closes the last beat for the clients.
-            await self._publish(self._heartbeats(at_ns, at_ns + 1))
+            await self._publish(self.world.heartbeats(at_ns, at_ns + 1))
             self._ended = True
-            for connection in tuple(self._connections):
-                await connection.close(1000)
+            for client in [one for one in self.clients if not one.half_open]:
+                client.close(1000)
+                await client.closed()
 
-    def _step_frames(self, at_ns: int) -> list[_Frame]:
-        """Advance the market by one step; return its frames in order of event time."""
-        frames = self._heartbeats(at_ns, at_ns + self._step_ns)
-        gap_ns = self._step_ns // (2 * len(self._listings) + 2)
-        moved = self._advance_market(at_ns)
-        # Trades come later than the book changes that they caused, as at the venue.
-        for place, (listing, changes, _) in enumerate(moved):
-            if changes:
-                events = listing.updates(changes, at_ns)
-                ns = at_ns + (place + 1) * gap_ns
-                frames.append(_Frame(ns, "level2", listing.product.id, events))
-        for place, (listing, _, rows) in enumerate(moved):
-            if rows:
-                ns = at_ns + (len(moved) + place + 1) * gap_ns
-                events = trades_events("update", rows)
-                frames.append(_Frame(ns, "market_trades", listing.product.id, events))
-        return sorted(frames, key=lambda frame: frame.ns)
+    async def _step(self, at_ns: int) -> None:
+        for client in tuple(self.clients):
+            await client.pass_time(at_ns)
+        if self._schedule and (fault := self._schedule.due(at_ns)):
+            if await self._inject(fault):
+                self._schedule.taken()
+        await self._publish(self.world.step(at_ns, self._is_wanted))
+        await self.book_orders()
 
-    def _advance_market(self, at_ns: int) -> list[tuple[Listing, list[Change], list[TradeRow]]]:
-        return [
-            (listing, step.changes, listing.record(step.trades, at_ns))
-            for listing, step in zip(self._listings.values(), self._market.step(), strict=True)
-        ]
+    async def book_orders(self) -> None:
+        """Book what the engines did with customers' orders, and tell them; under the lock."""
+        changed = self.broker.book_fills(self.now_ns) if self.broker else []
+        for client in tuple(self.clients) if changed else ():
+            mine = [one for one in changed if one.owner == client.owner]
+            if mine and "user" in client.subscriptions:
+                events = order_events("update", mine)
+                await client.publish(shared_frame("user", self.now_ns, events))
 
-    def _heartbeats(self, from_ns: int, to_ns: int) -> list[_Frame]:
-        """Return a heartbeat for each whole second since the start that lies in [from, to)."""
-        start_ns = self.config.start_ns
-        first = -((start_ns - from_ns) // SECOND_NS)
-        last = -((start_ns - to_ns) // SECOND_NS)
-        frames = []
-        for counter in range(first, last):
-            ns = start_ns + counter * SECOND_NS
-            frames.append(_Frame(ns, "heartbeats", None, heartbeat_events(ns, counter)))
-        return frames
-
-    async def _publish(self, frames: list[_Frame]) -> None:
+    async def _publish(self, frames: list[Frame]) -> None:
         for frame in frames:
             self.now_ns = frame.ns
-            channel = "l2_data" if frame.channel == "level2" else frame.channel
-            for connection in tuple(self._connections):
-                if connection.wants(frame):
-                    try:
-                        await connection.send(channel, frame.ns, frame.events)
-                    except ConnectionClosed:
-                        self._forget(connection)
+            for client in tuple(self.clients):
+                if client.wants(frame):
+                    await client.publish(frame)
+                    if not client.open:
+                        self._forget(client)
+
+    def _is_wanted(self, channel: str, product_id: str | None) -> bool:
+        return (channel, product_id) in self._interest
+
+    def _admit(self, socket: ServerConnection, handshake: Handshake) -> Response | None:
+        if self._connections.admits(_address(socket), time.monotonic()):
+            return None
+        return socket.respond(http.HTTPStatus.TOO_MANY_REQUESTS, f"{LIMITED}\n")
 
     async def _serve(self, socket: ServerConnection) -> None:
-        # A small buffer keeps the world close to what a slow client has read.
-        wire = socket.transport.get_extra_info("socket")
-        wire.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES)
-        connection = _Connection(socket)
+        waits = self.config.speed is None
+        if waits:
+            # A small buffer keeps the world close to what a slow client has read.
+            wire = socket.transport.get_extra_info("socket")
+            wire.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES)
         if self._ended:
-            await connection.close(1000)
+            await socket.close(1000)
             return
-        self._connections.add(connection)
+        client = self._connected(socket, None if waits else self.config.max_unread_bytes)
         try:
             async with asyncio.timeout(self.config.subscribe_deadline_s) as deadline:
                 async for message in socket:
-                    request = parse(message, self._listings)
+                    request = self._read(socket, message)
                     if isinstance(request, Request) and request.type == "subscribe":
                         deadline.reschedule(None)
-                    async with self._lock:
-                        await self._answer(connection, request)
+                    async with self.lock:
+                        await self._answer(client, request)
         except TimeoutError:
-            await connection.close(POLICY_VIOLATION, "no subscribe in time")
+            client.close(POLICY_VIOLATION, "no subscribe in time")
         except ConnectionClosed:
             pass
         finally:
-            self._forget(connection)
+            self._forget(client)
+            self.tape.closed(client.number)
+            await client.closed()
 
-    def _forget(self, connection: _Connection) -> None:
-        self._connections.discard(connection)
+    def _connected(self, socket: ServerConnection, max_unread_bytes: int | None) -> Client:
+        self._numbers += 1
+        random = Random(self._random.random())
+        client = Client(
+            self._numbers, socket, self.tape, random, self._above_best, max_unread_bytes
+        )
+        self.clients.add(client)
+        self.tape.opened(Opened(client.number, socket.remote_address[1], self.now_ns))
+        return client
+
+    def _read(self, socket: ServerConnection, message: str | bytes) -> Request | str:
+        if not self._messages.admits(_address(socket), time.monotonic()):
+            return LIMITED
+        return parse(message, self.world.listings)
+
+    def _forget(self, client: Client) -> None:
+        self.clients.discard(client)
         self._note_interest()
 
     def _note_interest(self) -> None:
-        if any("level2" in connection.subscriptions for connection in self._connections):
+        self._interest = {
+            (channel, None if channel in ids else id)
+            for client in self.clients
+            for channel, ids in client.subscriptions.items()
+            for id in ids
+        }
+        # One that hears nothing any more does not keep the world going.
+        if any("level2" in c.subscriptions and not c.half_open for c in self.clients):
             self._wanted.set()
         else:
             self._wanted.clear()
 
-    async def _answer(self, connection: _Connection, request: Request | str) -> None:
+    def _above_best(self, product_id: str) -> tuple[str, str]:
+        listing = self.world.listings[product_id]
+        _, asks = self.book(product_id)
+        return listing.price_text(min(asks, default=1) + 1), listing.size_text(1)
+
+    async def _answer(self, client: Client, request: Request | str) -> None:
         if isinstance(request, str):
-            await connection.refuse(request)
+            await client.refuse(request)
             return
         channel = request.channel
-        held = connection.subscriptions.get(channel, [])
+        if channel == "user" and not self._identified(client, request):
+            await client.refuse(UNKNOWN_CHANNEL)
+            return
+        held = client.subscriptions.get(channel, [])
         if request.type == "unsubscribe":
             left = [id for id in held if request.product_ids and id not in request.product_ids]
-            self._subscribe(connection, channel, left)
+            self._subscribe(client, channel, left)
         else:
             fresh = [id for id in dict.fromkeys(request.product_ids) if id not in held]
-            if channel == "level2" and len(held) + len(fresh) > MAX_LEVEL2_PRODUCTS:
-                await connection.refuse(TOO_MANY)
+            too_many = channel == "level2" and len(held) + len(fresh) > MAX_LEVEL2_PRODUCTS
+            if too_many or client.refuses(self.now_ns):
+                await client.refuse(TOO_MANY)
                 return
-            self._subscribe(connection, channel, held + fresh)
-            await self._send_snapshots(connection, channel, fresh)
-        ack = [{"subscriptions": connection.subscriptions}]
-        await connection.send("subscriptions", self.now_ns, msgspec.Raw(msgspec.json.encode(ack)))
+            self._subscribe(client, channel, held + fresh)
+            await self._open(client, channel, fresh)
+        await client.acknowledge(self.now_ns)
 
-    def _subscribe(self, connection: _Connection, channel: str, ids: list[str]) -> None:
+    def _identified(self, client: Client, request: Request) -> bool:
+        """Whether a token opens the `user` channel; its list then holds the owner, as an id."""
+        request.product_ids = [str(client.owner)]
+        if request.type == "subscribe":
+            try:
+                client.owner = self.keys.check(request.jwt).owner
+            except Unauthorized:
+                return False
+            request.product_ids = [client.owner]
+        return True
+
+    def _subscribe(self, client: Client, channel: str, ids: list[str]) -> None:
         if ids:
-            connection.subscriptions[channel] = ids
+            client.subscriptions[channel] = ids
         else:
-            connection.subscriptions.pop(channel, None)
+            client.subscriptions.pop(channel, None)
         self._note_interest()
 
-    async def _send_snapshots(self, connection: _Connection, channel: str, ids: list[str]) -> None:
+    async def _open(self, client: Client, channel: str, ids: list[str]) -> None:
         """Send what a fresh subscription starts with; like the venue, it may precede the ack."""
+        if channel == "user" and self.broker is not None and ids:
+            broker = self.broker
+            mine = [o for o in broker.placed.values() if o.owner in ids and broker.is_open(o)]
+            for events in snapshots(mine):
+                await client.publish(shared_frame("user", self.now_ns, events, kind="snapshot"))
         for id in ids:
-            if channel == "level2":
-                events = self._listings[id].snapshot(*self.book(id))
-                await connection.send("l2_data", self.now_ns, events)
-            elif channel == "market_trades":
-                events = trades_events("snapshot", self._listings[id].history)
-                await connection.send("market_trades", self.now_ns, events)
+            if opening := self.world.opening(channel, id, self.now_ns):
+                await client.publish(opening)
+
+
+def _address(socket: ServerConnection) -> str:
+    return str(socket.remote_address[0])

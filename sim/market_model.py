@@ -18,7 +18,8 @@ import msgspec
 
 from market.events import ASK, BID, BUY, SELL
 from market.products import Product
-from sim.engine import FIRST_TRADE_ID, Change, Levels, Trade
+from sim.engine import FIRST_TRADE_ID, Trade
+from sim.ladder import Change, Levels
 from sim.profiles import start_ticks
 
 EDGE_HORIZON_S = 60.0  # `edge_bps` is what the drift is expected to add over this time.
@@ -72,9 +73,14 @@ class ProductStep(NamedTuple):
 class SyntheticMarket:
     """Several products that advance together, one `step_s` of event time at a time."""
 
-    def __init__(self, products: Sequence[Product], config: MarketConfig) -> None:
+    def __init__(
+        self, products: Sequence[Product], config: MarketConfig, start_ns: int = 0
+    ) -> None:
         self.products = tuple(products)
         self.config = config
+        self.tick_ns = round(config.step_s * 1e9)
+        self._now_ns = start_ns
+        self._undrained: list[ProductStep] = [ProductStep([], []) for _ in self.products]
         self._common = Random(f"{config.seed}:market")
         self._pairs = [_Pair(product, config) for product in self.products]
 
@@ -82,6 +88,19 @@ class SyntheticMarket:
         """Advance by one step; one entry per product, in their order, empty where it was quiet."""
         common = self._common.gauss(0.0, 1.0)
         return [pair.step(common) for pair in self._pairs]
+
+    def advance(self, to_ns: int) -> None:
+        """Take every step up to and at a time in ns UTC; `drain` returns what they did."""
+        while self._now_ns + self.tick_ns <= to_ns:
+            self._now_ns += self.tick_ns
+            for kept, new in zip(self._undrained, self.step(), strict=True):
+                kept.changes.extend(new.changes)
+                kept.trades.extend(new.trades)
+
+    def drain(self, index: int) -> ProductStep:
+        """Return the changes and trades of the product at `index` since it was last asked."""
+        drained, self._undrained[index] = self._undrained[index], ProductStep([], [])
+        return drained
 
     def book(self, index: int) -> tuple[Levels, Levels]:
         """Return copies of the full book, bids and asks, of the product at `index`."""

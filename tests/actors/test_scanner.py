@@ -13,7 +13,6 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,7 +24,7 @@ from actors.reader import Reader
 from actors.scanner import Scanner
 from market.events import ASK, BID, EVENT, Kind
 from market.products import MAX_UNITS, UNIVERSE, Product, product_of
-from sim.wire import Envelope, Listing
+from sim.wire import Listing, shared_frame
 from tests.actors.wire import (
     BTC,
     DAY_NS,
@@ -132,10 +131,10 @@ def test_frames_of_our_own_simulated_exchange_are_scanned() -> None:
         whole = listing.snapshot({100: 7, 99: 1}, {101: 10**13})
         changes = listing.updates([(BID, 99, 0), (ASK, 10**9, 5)], START_NS)
         for number, events in enumerate((whole, changes)):
-            envelope = Envelope("l2_data", rfc3339(START_NS), number, events)
-            frame, products = msgspec.json.encode(envelope), {listing.product.id: listing.product}
-            assert scanned([frame], products) == [True]
-            assert_same([frame], products)
+            sent = shared_frame("level2", START_NS, events).numbered(number)
+            products = {listing.product.id: listing.product}
+            assert scanned([sent], products) == [True]
+            assert_same([sent], products)
 
 
 @pytest.mark.slow
