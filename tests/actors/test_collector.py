@@ -14,7 +14,7 @@ from actors.collector import Collector
 from actors.connection import Connection, ConnectionConfig
 from actors.raw import partitions, read_manifest
 from actors.reader import Events, Reader
-from actors.recorder import Recorder
+from actors.recorder import Parts
 from actors.store import Store
 from market.errors import QuaverError
 from market.products import UNIVERSE, product
@@ -543,14 +543,14 @@ def test_a_stop_while_the_rest_is_written_waits_for_it(
 ) -> None:
     async def test() -> None:
         writing, release = threading.Event(), threading.Event()
-        close = Recorder.close
+        close = Parts.close
 
-        def slow_close(recorder: Recorder) -> None:
+        def slow_close(parts: Parts) -> None:
             writing.set()
             release.wait(LIMIT_S)
-            close(recorder)
+            close(parts)
 
-        monkeypatch.setattr(Recorder, "close", slow_close)
+        monkeypatch.setattr(Parts, "close", slow_close)
         async with Venue(ends) as venue:
             ours = collector(venue.url, tmp_path, (BTC,))
             await ours.start()
