@@ -534,7 +534,7 @@ def test_patience_with_a_book_grows_and_stays_finite() -> None:
     reader = Reader(lambda products: lambda batch: pytest.fail("no frame"), listing)
     config = after(snapshot_s=15.0)
     one = Connection("ws://127.0.0.1:1", [BTC], reader, lambda events: None, bool, config)
-    waits = [one._patience_s(times) for times in (1, 2, 3, 50, 5_000)]
+    waits = [one._subscriptions.patience_s(times) for times in (1, 2, 3, 50, 5_000)]
     assert waits == [15.0, 30.0, 60.0, 600.0, 600.0]  # A week of asking for a dead product.
 
 
