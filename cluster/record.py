@@ -1,4 +1,4 @@
-"""`quaver record`: start the fleet or find it, show what it does, stop it with everything written."""
+"""`quaver record`: start the fleet or find it, show it, stop it with everything written."""
 
 import signal
 import threading
@@ -190,8 +190,8 @@ def table(statuses: Statuses, per_s: dict[str, float], elapsed_s: float, root: s
             _latency(status),
             str(sum(status.gaps.values())),
             _count(status.rows),
-            _size(spool.bytes_waiting) if spool else "-",
-            _size(spool.buffer_bytes) if spool else "-",
+            _size(spool.spool_bytes) if spool else "-",
+            _count(spool.buffered_rows) if spool else "-",
         )
     alive = [s for s in statuses.values() if isinstance(s, CollectorStatus)]
     shown.caption = f"gaps: {_gaps(alive)}\noldest: {_stalest(alive)}"
@@ -204,7 +204,7 @@ def line(statuses: Statuses, per_s: dict[str, float], elapsed_s: float) -> str:
     away = [f"{name} {status}" for name, status in statuses.items() if isinstance(status, str)]
     synced, products = sum(s.synced for s in alive), sum(len(s.products) for s in alive)
     p99 = max((s.latency.p99_ms for s in alive if s.latency.p99_ms is not None), default=None)
-    waiting = sum(s.spool.bytes_waiting for s in alive if s.spool)
+    waiting = sum(s.spool.spool_bytes for s in alive if s.spool)
     return ", ".join(
         [
             f"{_clock(elapsed_s)} {synced}/{products} books",
@@ -227,9 +227,9 @@ def _summary(last: Statuses, elapsed_s: float, root: str, console: Console) -> N
         f"recorded {rows:,} rows of {products} products in {_clock(elapsed_s)}; gaps: "
         f"{_gaps(alive)}; {root}",
     )
-    waiting = sum(s.spool.bytes_waiting for s in alive if s.spool)
-    if waiting:
-        _say(console, f"[bold yellow]{_size(waiting)} wait in the spool[/]; the next start moves it")
+    for status in alive:
+        if status.spool and status.spool.last_error:
+            _say(console, f"[bold yellow]{status.name}:[/] {status.spool.last_error}")
     for name, status in last.items():
         if isinstance(status, str):
             _say(console, f"[bold red]{name}:[/] {status}; the next start finishes its spool")
