@@ -14,7 +14,7 @@ import pytest
 from actors import collector as collecting
 from actors.collector import Collector, CollectorSpec
 from actors.connection import Connection, ConnectionConfig
-from actors.plan import FleetConfig, plan
+from actors.plan import in_one
 from actors.raw import partitions, read_manifest
 from actors.reader import Events, Reader
 from actors.spool import Spool
@@ -60,11 +60,10 @@ def collector(
     ids: tuple[str, ...] = IDS,
     config: ConnectionConfig = CONFIG,
 ) -> Collector:
-    groups = plan(tuple(product(i) for i in ids), FleetConfig(connections_per_actor=9))
     spec = CollectorSpec(
         name="collector",
         url=url,
-        groups=groups[0],
+        groups=in_one([product(i) for i in ids]),
         root=str(root) if root else None,
         connection=config,
     )
