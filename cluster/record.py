@@ -29,7 +29,8 @@ from market.products import Product, product
 _REFRESH_S = 0.5
 _LINE_S = 10.0  # Between two lines where there is no terminal.
 _LISTING_S = 10.0
-_STALE = 4  # Products shown, those with the oldest rows.
+_FAR_MS = 100_000.0
+_STALE = 3  # Products shown, those with the oldest rows.
 
 Statuses = dict[str, CollectorStatus | str]
 
@@ -209,7 +210,7 @@ def line(statuses: Statuses, per_s: dict[str, float], elapsed_s: float) -> str:
         [
             f"{_clock(elapsed_s)} {synced}/{products} books",
             f"{sum(per_s.values()):,.0f} updates/s",
-            f"p99 {'-' if p99 is None else f'{p99:.0f} ms'}",
+            f"p99 {'-' if p99 is None else _ms(p99)} ms",
             f"gaps: {_gaps(alive)}",
             f"{sum(s.rows for s in alive):,} rows",
             f"spool {_size(waiting)}",
@@ -247,14 +248,19 @@ def _state(status: CollectorStatus) -> str:
 
 def _latency(status: CollectorStatus) -> str:
     p50, p99 = status.latency.p50_ms, status.latency.p99_ms
-    return "-" if p50 is None or p99 is None else f"{p50:.0f}/{p99:.0f}"
+    return "-" if p50 is None or p99 is None else f"{_ms(p50)}/{_ms(p99)}"
+
+
+def _ms(latency_ms: float) -> str:
+    """Show milliseconds; a replayed market's clock may be years from ours."""
+    return f"{latency_ms:.0f}" if abs(latency_ms) < _FAR_MS else "far"
 
 
 def _gaps(alive: list[CollectorStatus]) -> str:
     total: Counter[str] = Counter()
     for status in alive:
         total.update(status.gaps)
-    return ", ".join(f"{reason} {n}" for reason, n in total.most_common()) or "none"
+    return ", ".join(f"{reason} {n:,}" for reason, n in total.most_common()) or "none"
 
 
 def _stalest(alive: list[CollectorStatus]) -> str:
