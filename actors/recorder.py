@@ -140,8 +140,7 @@ class Parts:
             held = self._held[product.id] = _Held(product, day, session_ns)
         if not held.rows:
             held.since_ns = rows["ns"].item(0)
-        # A slice would keep all that was decoded with it.
-        held.rows.append(rows.copy() if rows.base is not None else rows)
+        held.rows.append(rows.tobytes())  # A slice would keep all that was decoded with it.
         held.count += len(rows)
         self._held_rows += len(rows)
         held.counts = counts or held.counts
@@ -162,7 +161,7 @@ class Parts:
     def _write(self, held: "_Held") -> None:
         if not held.count:
             return
-        rows = np.concatenate(held.rows)
+        rows = np.frombuffer(b"".join(held.rows), EVENT)
         self._held_rows -= held.count
         piece = Piece(
             product=held.product,
@@ -196,7 +195,7 @@ class _Held:
         self.day = day
         self.session_ns = session_ns
         self.number = 0
-        self.rows: list[NDArray[np.void]] = []
+        self.rows: list[bytes] = []
         self.count = 0
         self.since_ns = 0
         self.counts: Counts = {}
