@@ -85,6 +85,7 @@ def serving(
         source_namespace=NAMESPACE,
     )
     try:
+        ray.get(collector.told.remote())  # Raises why, if it cannot collect.
         yield Serving(app.start(model, execution, ports), collector)
     finally:
         # The recording first: an impatient second Ctrl-C must not cost it.

@@ -94,6 +94,7 @@ def collect_simulated(config: Config, store: Store, stage: Stage) -> int:
         spool=config.spool,
     )
     collector = CollectorActor.remote(spec)
+    ray.get(collector.told.remote())  # Raises why, if it cannot collect.
     finished, exchange_over, start_ns = collector.finished.remote(), exchange.finished.remote(), 0
     while True:
         over, _ = ray.wait([finished], timeout=_POLL_S)

@@ -47,6 +47,7 @@ def collector(
     root: Path | None = None,
     ids: tuple[str, ...] = IDS,
     config: ConnectionConfig = CONFIG,
+    wire_format: str = "coinbase-advanced",
 ) -> Collector:
     spec = CollectorSpec(
         name="collector",
@@ -54,6 +55,7 @@ def collector(
         groups=in_one([product(i) for i in ids]),
         root=str(root) if root else None,
         connection=config,
+        wire_format=wire_format,
     )
     return Collector(spec)
 
@@ -244,6 +246,31 @@ def test_a_lost_connection_is_opened_again_and_its_books_with_it(
         store = Store(str(tmp_path))
         assert_same_windows(rebuilt_windows(store), live)
         assert reasons(store) == ["disconnect"]
+
+    play(test)
+
+
+def test_a_replayed_capture_of_the_exchange_feed_is_collected_by_its_own_decoder(
+    tmp_path: Path,
+) -> None:
+    def at(s: int) -> str:
+        return f'"product_id":"{BTC}","time":"2026-08-09T12:00:{s:02d}.000000Z"'
+
+    async def replays(client: Client) -> None:
+        await client.subscribed()
+        await client.send(
+            b'{"type":"snapshot","product_id":"%b","bids":[["100.00","2"]],"asks":[["101.00","3"]]}'
+            % BTC.encode(),
+            *[f'{{"type":"heartbeat",{at(s)}}}'.encode() for s in range(0, 14)],
+        )
+
+    async def test() -> None:
+        async with Venue(replays) as venue:
+            ours = collector(venue.url, tmp_path, (BTC,), wire_format="coinbase-exchange")
+            live = await streamed(ours, (BTC,))
+        assert live[BTC]["valid"].tolist() == [False, True, True]
+        assert (live[BTC]["bid"][1], live[BTC]["ask"][1]) == (10_000, 10_100)
+        assert_same_windows(rebuilt_windows(Store(str(tmp_path))), live)
 
     play(test)
 
