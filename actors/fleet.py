@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.collector import STOP_PATIENCE_S, Closed, Collector, CollectorSpec
 from actors.metrics import Metrics
@@ -98,6 +99,7 @@ def start(specs: Sequence[CollectorSpec]) -> Fleet:
     wanted = {spec.name: spec for spec in specs}
     if found:
         _check_same(wanted, _told(found))
+    nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
     actors = {
         name: CollectorActor.options(
             name=name,
@@ -105,9 +107,9 @@ def start(specs: Sequence[CollectorSpec]) -> Fleet:
             get_if_exists=True,
             lifetime="detached",
             max_restarts=-1,
-            scheduling_strategy="SPREAD",
+            scheduling_strategy=_on(nodes[place % len(nodes)]),
         ).remote(spec)
-        for name, spec in wanted.items()
+        for place, (name, spec) in enumerate(wanted.items())
     }
     ours = tuple(name for name in wanted if name not in found)
     try:
@@ -207,6 +209,14 @@ async def _read(name: str, actor: Any, merged: "asyncio.Queue[Closed | None]") -
                 await asyncio.sleep(_REOPEN_S)
     finally:
         await merged.put(None)
+
+
+def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
+    """Place an actor on a node, or on any other once that one is gone.
+
+    Ray's own "SPREAD" is no promise: it has put both of two collectors on one of two nodes.
+    """
+    return NodeAffinitySchedulingStrategy(node_id, soft=True)
 
 
 def _told(actors: dict[str, Any]) -> dict[str, CollectorSpec]:

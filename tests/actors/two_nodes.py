@@ -51,8 +51,8 @@ def main(root: str) -> None:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
         with market(IDS, speed=5.0) as url:
             _survive(url, root, doomed)
-        ray.shutdown()
     finally:
+        ray.shutdown()
         cluster.shutdown()
 
 
