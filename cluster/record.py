@@ -134,7 +134,7 @@ class _Seen(NamedTuple):
     updates: dict[str, tuple[int, int]]  # By collector: its process and what it had counted.
 
 
-class _Rates:
+class Rates:
     """Updates a second, from one status to the next."""
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ def _show(
     actors: dict[str, object], root: str, interrupted: threading.Event, console: Console
 ) -> None:
     """Show the fleet until it is interrupted or its market has ended."""
-    rates, began, said_s, problems = _Rates(), time.monotonic(), 0.0, set[str]()
+    rates, began, said_s, problems = Rates(), time.monotonic(), 0.0, set[str]()
     with Live(console=console, refresh_per_second=2, transient=False) as display:
         while not interrupted.wait(_REFRESH_S):
             statuses = fleet.statuses(actors, _REFRESH_S)

@@ -17,9 +17,12 @@ from actors.connection import ConnectionConfig
 from actors.plan import in_one
 from actors.raw import partitions, read_manifest
 from actors.reader import Events, Reader
+from actors.recorder import Recorder
 from actors.spool import Spool
 from actors.status import CollectorStatus
 from actors.store import Store
+from actors.stream import ProductStream
+from market.events import EVENT, Kind
 from market.products import UNIVERSE, product
 from market.windows import WINDOW
 from sim.exchange import Exchange, ExchangeConfig
@@ -281,7 +284,10 @@ def test_corrupt_frames_are_kept_aside_verbatim(tmp_path: Path) -> None:
     async def test() -> None:
         async def lies(client: Client) -> None:
             await client.subscribed()
-            await client.send(*normal(Advanced(), 0), corrupt)
+            wire = Advanced()
+            await client.send(*normal(wire, 0), corrupt)
+            wire.sequence = 10
+            await client.send(wire.heartbeat(START_NS + 9 * SECOND_NS))
 
         async with Venue(lies) as venue:
             ours = collector(venue.url, tmp_path, (BTC,))
@@ -421,6 +427,57 @@ def test_a_row_that_cannot_be_takes_out_its_product_alone(
         assert BTC in status.problems[0] and status.gaps == {"broken": 1}
 
     play(test)
+
+
+def test_a_product_given_up_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Reader.frame
+
+    def faulty(self: Reader, data: bytes, recv_ns: int) -> Events:
+        events = read(self, data, recv_ns)
+        for product_id, rows in events:
+            if product_id == BTC and rows["kind"][0] == Kind.SNAPSHOT:
+                rows["price"] = -1
+        return events
+
+    monkeypatch.setattr(Reader, "frame", faulty)
+
+    async def test() -> None:
+        async def loses_the_other(client: Client) -> None:
+            wire = Advanced()
+            await client.subscribed()
+            await client.send(*normal(wire, 0, *IDS))
+            ns = START_NS + 9 * SECOND_NS
+            await client.send(wire.book(ns, [("bid", "103.00", "1")], product_id=ETH))
+            # Asked for, and as it does not come, asked for again: by then the other was due too.
+            for _ in range(4):
+                assert (await client.request())["product_ids"] == [ETH]
+
+        async with Venue(loses_the_other) as venue:
+            await streamed(collector(venue.url, config=after(snapshot_s=0.01)))
+        assert len(venue.connections[0]) >= 7
+
+    play(test)
+
+
+def test_a_day_begins_with_the_book_as_it_was_before_the_frame_that_begins_it() -> None:
+    """Also where the frame's first row is one that changes the book."""
+    put: list[tuple[str, np.ndarray]] = []
+
+    class Kept:
+        def put(self, product: Any, day: str, session_ns: int, rows: Any, counts: Any) -> None:
+            put.append((day, rows))
+
+    def level(kind: Kind, ns: int, side: int, price: int) -> np.ndarray:
+        return np.array([(ns, 0, kind, side, 1, 0, price, 5, 0)], EVENT)
+
+    stream = ProductStream(Recorder(Kept()), product(BTC))
+    snapshot = [level(Kind.SNAPSHOT, MIDNIGHT_NS - 1, side, 100 + side) for side in (0, 1)]
+    snapshot[0]["last"] = 0
+    stream.apply(np.concatenate(snapshot))
+    stream.apply(level(Kind.CHANGE, MIDNIGHT_NS + 1, 1, 103))
+    carried = next(rows for day, rows in put if day == DAYS[1])
+    assert carried["kind"].tolist() == [Kind.CARRIED] * 2
+    assert carried["price"].tolist() == [100, 101]
 
 
 def test_a_status_tells_of_every_product_and_of_the_connections(tmp_path: Path) -> None:

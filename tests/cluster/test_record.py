@@ -23,7 +23,7 @@ from actors.store import Store
 from cluster import cli
 from cluster import record as recording_command
 from cluster.config import load_config
-from cluster.record import Statuses, line, listed_products, table
+from cluster.record import Rates, Statuses, line, listed_products, table
 from market.errors import QuaverError
 from market.events import Kind
 from market.products import product
@@ -111,6 +111,13 @@ def test_the_table_is_readable_in_80_columns() -> None:
         assert word in shown, word
     assert "disconnect 2,468, corrupt 2" in shown and "restarting" in shown
     assert "LONGNAME0-USD never" in shown and "LONGNAME18-USD 18 s" in shown
+
+
+def test_a_collector_that_restarted_has_no_rate_until_it_is_seen_twice() -> None:
+    rates = Rates()
+    assert rates.of({"a": status("a", pid=1)}) == {}
+    assert set(rates.of({"a": status("a", pid=1), "b": "restarting"})) == {"a"}
+    assert rates.of({"a": status("a", pid=2)}) == {}
 
 
 def test_without_a_terminal_there_is_a_line() -> None:
