@@ -214,7 +214,8 @@ async def _read(name: str, actor: Any, merged: "asyncio.Queue[Closed | None]") -
 def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
     """Place an actor on a node, or on any other once that one is gone.
 
-    Ray's own "SPREAD" is no promise: it has put both of two collectors on one of two nodes.
+    Where nodes have only just joined, Ray may not know all of them yet and take another all the
+    same; the same holds for its own "SPREAD".
     """
     return NodeAffinitySchedulingStrategy(node_id, soft=True)
 
