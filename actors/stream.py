@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from actors.raw import DAY_NS
 from actors.recorder import Recorder
-from market.events import EVENT, Kind, mark
+from market.events import EVENT, Kind, Reason, mark
 from market.products import Product
 from market.windows import Lost, WindowBuilder
 
@@ -21,15 +21,20 @@ class ProductStream:
         self.builder = WindowBuilder()
         self._recorder = recorder
         self._product = product
-        self._day = -1  # That of the last row of `apply_many`.
 
     def apply(self, events: NDArray[np.void]) -> NDArray[np.void]:
-        """Record events (EVENT[n] of one frame, or a mark); return the windows they close."""
+        """Record events (EVENT[n] of one frame, or a mark); return the windows they close.
+
+        ValueError where a row is none that a reader can have made; then none is recorded, and the
+        stream is of no use any more but for `give_up`.
+        """
+        if self._recorder:
+            self._recorder.reach(self._product, events["ns"].item(0), self.builder)
+        windows = self.builder.feed(events)
         if self._recorder:
             self._recorder.add(self._product, events, self.builder)
-        windows = self.builder.feed(events)
-        if self.builder.lost and self._recorder and not self.builder.synced:
-            self._mark(self.builder.lost[-1])
+            if self.builder.lost and not self.builder.synced:
+                self._mark(self.builder.lost[-1])
         return windows
 
     def apply_many(self, events: NDArray[np.void]) -> None:
@@ -40,18 +45,22 @@ class ProductStream:
         days = events["ns"] // DAY_NS
         while len(events):
             same = len(events) if days[-1] == days[0] else int(np.searchsorted(days, days[0] + 1))
-            self._apply_day(events[:same], int(days[0]))
+            self._apply_day(events[:same])
             events, days = events[same:], days[same:]
 
-    def _apply_day(self, events: NDArray[np.void], day: int) -> None:
-        if day != self._day:  # The recorder may need the book as it was before.
-            self._day = day
-            first = int(events["last"].argmax()) + 1
-            self.apply(events[:first])
-            events = events[first:]
-        if not len(events) or not self._recorder:
+    def give_up(self, recv_ns: int) -> None:
+        """Record that the book is not known from here on, and that the recording ends."""
+        ns = self.builder.clock_ns
+        rows = [mark(Kind.UNSYNC, ns, recv_ns, Reason.CORRUPT), mark(Kind.END, ns, recv_ns)]
+        if self._recorder and ns:
+            for row in rows:
+                self._recorder.add(self._product, np.array([row], EVENT), self.builder)
+
+    def _apply_day(self, events: NDArray[np.void]) -> None:
+        if not self._recorder:
             self.builder.feed(events)
             return
+        self._recorder.reach(self._product, events["ns"].item(0), self.builder)
         self.builder.feed(events)
         at, ended = 0, 0
         for lost in self.builder.lost:

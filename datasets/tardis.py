@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.quarantine import keep_corrupt
 from actors.reader import MAX_JUMP_NS, Tape
-from actors.recorder import Parts, Recorder, keep_corrupt
+from actors.recorder import Parts, Recorder
 from actors.runs import joined, words
 from actors.store import Store
 from actors.stream import ProductStream

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actors.formats import FORMATS
 from actors.raw import partitions, read_manifest
 from actors.store import Store
 from datasets import captures
-from datasets.imports import FORMATS, Imported, import_capture, parse_increments
+from datasets.imports import Imported, import_capture, parse_increments
 from market.errors import QuaverError
 from market.products import Product, product_of
 from tests.actors.wire import (
