@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import msgspec
 import numpy as np
 from pyarrow import csv
 
@@ -24,12 +23,12 @@ from benchmarks.harness import Result, report
 from datasets.imports import import_capture
 from datasets.tardis import import_tardis
 from market.products import UNIVERSE, Product, product
-from sim.wire import Envelope, Listing
+from sim.wire import Listing, shared_frame
 
 RUNS = 5
 FRAMES, CHANGES = 100_000, 5
 UPDATES_S = 1_500_000  # Of one core, from plain frames to raw partitions.
-_START = np.datetime64("2026-08-09T05:00:00", "ns")
+_START_NS = int(np.datetime64("2026-08-09T05:00:00", "ns").astype(np.int64))
 _FRAME_NS = 1_666_667  # 600 frames a second: 3,000 updates.
 
 
@@ -91,15 +90,14 @@ def frames_of(products: tuple[Product, ...], count: int) -> list[bytes]:
         changes = [
             (s, middle + (d if s else -d), q) for s, d, q in zip(side, distance, size, strict=True)
         ]
-        ns = int((_START + number * _FRAME_NS).astype(np.int64))
+        ns = _START_NS + number * _FRAME_NS
         frames.append(_frame(number, listings[at].updates(changes, ns)))
         number += 1
     return frames
 
 
-def _frame(number: int, events: object) -> bytes:
-    timestamp = f"{_START + number * _FRAME_NS}Z"
-    return msgspec.json.encode(Envelope("l2_data", timestamp, number, events))
+def _frame(number: int, events: bytes) -> bytes:
+    return shared_frame("level2", _START_NS + number * _FRAME_NS, events).numbered(number)
 
 
 def _measure(
@@ -151,7 +149,7 @@ def _measure_tardis(folder: Path) -> list[Result]:
     path = folder / "book.csv"
     count = 1_000_000
     rng = np.random.default_rng(SEED)
-    us = int(_START.astype(np.int64)) // 1000 + np.arange(count) // CHANGES * 2_000
+    us = _START_NS // 1000 + np.arange(count) // CHANGES * 2_000
     cents = 10_000_000 + rng.integers(1, 400, count) * np.where(rng.integers(0, 2, count), 1, -1)
     lots = rng.integers(0, 10**8, count)
     rows = ["exchange,symbol,timestamp,local_timestamp,is_snapshot,side,price,amount"]

@@ -161,8 +161,11 @@ def test_another_capture_of_the_same_time_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "root", capture(tmp_path / "b.jsonl", stretch(2, START_NS + SECOND_NS)))
 
 
-def test_progress_is_told_with_the_number_of_frames(tmp_path: Path) -> None:
-    frames = stretch(1, seconds=4_000)
+def test_progress_is_told_with_the_number_of_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captures, "BLOCK_BYTES", 1 << 12)
+    frames = stretch(1)
     told: list[int] = []
     store = Store(str(tmp_path / "root"))
     import_capture(store, capture(tmp_path / "a.jsonl", frames), ADVANCED, {}, told.append)
