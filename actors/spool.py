@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.mover import REFUSED, Mover
+from actors.mover import Mover
 from actors.segments import (
     Counts,
     Entry,
@@ -42,6 +42,7 @@ from market.products import Product
 _BLOCK_ROWS = 100_000  # Written and fsync'd at once.
 _ROOM_AGAIN = 0.8  # Of a limit that was reached, before there is room again.
 _RETRY_S = 0.2
+_LOOKING = 50  # Times as long as it takes to look at the folder, until it is looked at again.
 
 
 class SpoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -102,7 +103,8 @@ class Spool:
         self._writer = secrets.token_hex(4)
         self._waiting: deque[Put | Callable[[], None]] = deque()
         self._put_rows = self._written_rows = 0
-        self._disk_bytes = 0
+        self._disk_bytes = self._refused = 0
+        self._look_again_s = 0.0
         self._over_disk = self._over_buffer = self._stuck = False
         self._error: str | None = None
         self._wake = threading.Event()
@@ -136,11 +138,12 @@ class Spool:
         session_ns: int,
         rows: NDArray[np.void],
         counts: Counts | None,
+        book: str | None = None,
     ) -> None:
         """Take rows; never waits, and never raises for trouble with the disk or the root."""
         if not len(rows):
             return
-        self._waiting.append((product, day, session_ns, rows, counts))
+        self._waiting.append((product, day, session_ns, rows, counts, book))
         self._put_rows += len(rows)
         if self._put_rows - self._written_rows > _BLOCK_ROWS and not self._wake.is_set():
             self._wake.set()
@@ -152,17 +155,15 @@ class Spool:
 
     def status(self) -> SpoolStatus:
         """Return what waits where."""
-        finished = [p for p in segments_of(self._own) if p != self._current.path]
-        oldest = min((_stat(p, "st_mtime") for p in finished), default=0.0)
         return SpoolStatus(
             buffered_rows=self._put_rows - self._written_rows,
             spool_bytes=self._disk_bytes,
-            segments=len(finished) + 1,
+            segments=self._mover.waiting + self._thread.is_alive(),
             moved_parts=self._mover.parts,
             moved_bytes=self._mover.bytes,
-            refused=len(list(self._folder.glob(f"{REFUSED}/*/*.seg"))),
+            refused=self._refused,
             last_error=self._error or self._mover.last_error,
-            oldest_unmoved_s=max(0.0, time.time() - oldest) if oldest else 0.0,
+            oldest_unmoved_s=self._mover.oldest_s,
         )
 
     def close(self, patience_s: float = 10.0) -> None:
@@ -178,6 +179,8 @@ class Spool:
         if self._lock is not None and stopped and not self._thread.is_alive():
             os.close(self._lock)
             self._lock = None
+        self._look_again_s = 0.0
+        self._look_at_disk()
         if rows := self._put_rows - self._written_rows:
             self._error = f"{rows} rows could not be written to {self._own}: {self._error}"
         elif left := len(segments_of(self._own)):
@@ -247,7 +250,7 @@ class Spool:
 
     def _write_until_done(self, puts: list["Put"]) -> None:
         """Write one block; where the disk does not take it, say so and try until it does."""
-        entries, rows = gathered(puts)
+        entries, rows = gathered(puts, self._current.number)
         data = encode_block(entries, rows)
         while True:
             try:
@@ -284,12 +287,20 @@ class Spool:
         self._mover.offer(old.path)
 
     def _look_at_disk(self) -> None:
+        """Learn how much waits in the folder, at a cost that many files do not raise."""
+        began_s = time.monotonic()
+        if began_s < self._look_again_s:
+            return
         with suppress(OSError):  # A folder that goes while it is listed.
-            self._disk_bytes = sum(int(_stat(p, "st_size")) for p in self._folder.rglob("*.seg"))
-        was_over, limit = self._over_disk, self._config.max_bytes
-        self._over_disk = self._disk_bytes >= limit * (_ROOM_AGAIN if was_over else 1)
-        if self._over_disk and not was_over:
+            paths = list(self._folder.rglob("*.seg"))
+            self._disk_bytes = sum(map(_size, paths))
+            self._refused = sum(path.parent.parent != self._folder for path in paths)
+        limit = self._config.max_bytes * (_ROOM_AGAIN if self._over_disk else 1)
+        self._over_disk = self._disk_bytes >= limit
+        if self._over_disk:
             self._finish_segment()  # What is in it can go as well.
+        now_s = time.monotonic()
+        self._look_again_s = now_s + _LOOKING * (now_s - began_s)
 
 
 def _claim(folder: Path, root: str) -> None:
@@ -304,8 +315,8 @@ def _claim(folder: Path, root: str) -> None:
         )
 
 
-def _stat(path: Path, field: str) -> float:
+def _size(path: Path) -> int:
     try:
-        return float(getattr(path.stat(), field))
+        return path.stat().st_size
     except FileNotFoundError:  # Moved in between.
-        return 0.0
+        return 0
