@@ -178,6 +178,26 @@ def gathered(puts: Iterable[Put], number: int) -> tuple[list[Entry], list[NDArra
     return [e for e, _ in found.values()], [r for _, rows in found.values() for r in rows]
 
 
+def claim(folder: Path, root: str) -> None:
+    """Note whose folder this is: what one root's collectors leave must not end in another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "root"
+    if not note.exists():
+        write_durably(note, root.encode())
+    elif (claimed := note.read_text()) != root:
+        raise QuaverError(
+            f"{folder} is the spool of {claimed}, not of {root}; give each root a folder of its own"
+        )
+
+
+def make_writer(spool: Path, name: str) -> tuple[Path, int | None]:
+    """Make a writer's folder, locked before others see it; return it and what holds the lock."""
+    hidden = spool / f".{name}"
+    hidden.mkdir(parents=True)
+    lock = try_lock(hidden)
+    return hidden.rename(spool / name), lock
+
+
 def try_lock(folder: Path) -> int | None:
     """Lock a writer's folder; the descriptor that holds it, None if its writer lives or it is gone.
 

@@ -27,12 +27,13 @@ from actors.segments import (
     Header,
     Put,
     SegmentFile,
+    claim,
     encode_block,
     encode_header,
     gathered,
+    make_writer,
     segments_of,
     still_open,
-    try_lock,
     write_durably,
 )
 from actors.store import Store
@@ -112,8 +113,9 @@ class Spool:
         self._open: dict[str, Entry] = {}
         try:
             if config.folder:
-                _claim(self._folder, store.root)
-            self._own, self._lock = self._make_own_folder()
+                claim(self._folder, store.root)
+            safe = re.sub(r"[^A-Za-z0-9_.]", "_", name).lstrip(".")
+            self._own, self._lock = make_writer(self._folder, f"{safe}-{self._writer}")
             self._current = self._begin_segment(0)
         except OSError as e:
             raise QuaverError(
@@ -188,14 +190,6 @@ class Spool:
             self._error = (
                 f"{left} segments stay in {self._own}{why}; the next start moves them to the root"
             )
-
-    def _make_own_folder(self) -> tuple[Path, int | None]:
-        """Make this writer's folder, locked before others can see it."""
-        name = f"{re.sub(r'[^A-Za-z0-9_.]', '_', self._name).lstrip('.')}-{self._writer}"
-        hidden = self._folder / f".{name}"
-        hidden.mkdir(parents=True)
-        lock = try_lock(hidden)
-        return hidden.rename(self._folder / name), lock
 
     def _begin_segment(self, number: int) -> "SegmentFile":
         """Begin a segment, which says first what sessions are open."""
@@ -283,6 +277,7 @@ class Spool:
         except OSError as e:
             self._error = f"cannot begin a segment in {self._own}: {e}; make room on that disk"
             return  # The old one goes on.
+        self._error = None
         old.close()
         self._mover.offer(old.path)
 
@@ -301,18 +296,6 @@ class Spool:
             self._finish_segment()  # What is in it can go as well.
         now_s = time.monotonic()
         self._look_again_s = now_s + _LOOKING * (now_s - began_s)
-
-
-def _claim(folder: Path, root: str) -> None:
-    """Note whose folder this is: what one root's collectors leave must not end in another."""
-    folder.mkdir(parents=True, exist_ok=True)
-    note = folder / "root"
-    if not note.exists():
-        write_durably(note, root.encode())
-    elif (claimed := note.read_text()) != root:
-        raise QuaverError(
-            f"{folder} is the spool of {claimed}, not of {root}; give each root a folder of its own"
-        )
 
 
 def _size(path: Path) -> int:
