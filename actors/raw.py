@@ -22,6 +22,7 @@ from market.errors import QuaverError
 from market.events import EVENT, Kind, mark
 from market.jit import compiled
 from market.products import Product, product_of
+from market.windows import WindowBuilder
 
 DAY_NS = 86_400 * 1_000_000_000
 FORMAT = "quaver.raw.3"
@@ -86,6 +87,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     parts: list[Part] = []
     gaps: list[Gap] = []
     counts: dict[str, int] = {}  # Duplicates, corrupt frames and more, of its connection.
+    book_sha256: str | None = None  # Of the running book at its end; None where it broke off.
 
     @property
     def first_ns(self) -> int:
@@ -96,15 +98,6 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     def last_ns(self) -> int:
         """Event time of the last row."""
         return self.parts[-1].last_ns
-
-
-class Stretch(msgspec.Struct, frozen=True):
-    """What a session says of its partition: all of it, or what comes before the next begins."""
-
-    session: Session
-    end_ns: int
-    cut: bool  # Rows from `end_ns` on are not used.
-    gaps: list[Gap]  # Each with its end, none beyond `end_ns`.
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -225,38 +218,27 @@ def read_session(store: Store, manifest: Manifest, session: Session) -> NDArray[
 
 
 def read_partition(store: Store, manifest: Manifest) -> NDArray[np.void]:
-    """Return all events of a partition (EVENT[n]), its sessions one after the other in time.
+    """Return all events of a partition (EVENT[n]), its sessions one after the other by their start.
 
     An END stands between two: a session that broke off without one is not continued by the next.
+    Sessions may overlap: a collector that was thought dead went on, a clock was set back.
     """
     found: list[NDArray[np.void]] = []
-    for stretch in stretches(manifest):
-        events = read_session(store, manifest, stretch.session)
-        if stretch.cut:
-            events = events[: int(np.searchsorted(events["ns"], stretch.end_ns))]
+    for session in by_start(manifest):
         if found:
             found.append(np.array([mark(Kind.END, int(found[-1]["ns"][-1]), 0)], EVENT))
-        found.append(events)
+        found.append(read_session(store, manifest, session))
     return joined([words(events) for events in found])
 
 
-def stretches(manifest: Manifest) -> list[Stretch]:
-    """Return what of each session is used, in time; where two overlap the later one is."""
-    sessions = sorted(manifest.sessions, key=lambda session: session.session)
-    found = []
-    for session, after in zip(sessions, [*sessions[1:], None], strict=True):
-        cut = after is not None and session.last_ns > after.first_ns
-        end_ns = after.first_ns if after and cut else session.last_ns
-        if cut and end_ns <= session.first_ns:
-            continue
-        ends = [end_ns if gap.until_ns is None else gap.until_ns for gap in session.gaps]
-        gaps = [
-            Gap(ns=gap.ns, until_ns=min(until_ns, end_ns), reason=gap.reason)
-            for gap, until_ns in zip(session.gaps, ends, strict=True)
-            if gap.ns < end_ns or not cut
-        ]
-        found.append(Stretch(session, end_ns, cut, gaps))
-    return found
+def by_start(manifest: Manifest) -> list[Session]:
+    """Return a partition's sessions in order of their first row, the shorter of two first."""
+    return sorted(manifest.sessions, key=lambda s: (s.first_ns, s.last_ns, s.session))
+
+
+def book_sha256(builder: WindowBuilder) -> str:
+    """Return the hash of a book: bids, then asks, best first, each as int64 (ticks, lots)."""
+    return sha256(b"|".join(np.ascontiguousarray(side).data for side in builder.levels()))
 
 
 def _read_part(store: Store, path: str, part: Part) -> NDArray[np.void]:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from actors.raw import partitions, read_manifest, read_partition
+from actors.raw import partitions, read_manifest
 from actors.store import Store
-from datasets.build import windows_of
 from datasets.imports import import_capture, parse_increments
+from datasets.rebuild import windows_of
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -39,5 +39,5 @@ def replay_windows(
     for product_id, day in partitions(store):
         manifest = read_manifest(store, product_id, day)
         assert manifest is not None
-        found.setdefault(product_id, []).append(windows_of(read_partition(store, manifest)))
+        found.setdefault(product_id, []).append(windows_of(store, manifest))
     return {product_id: np.concatenate(days) for product_id, days in found.items()}

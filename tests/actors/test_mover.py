@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from actors.mover import pieces_of
-from actors.raw import Gap, Manifest, read_manifest, stretches
+from actors.raw import Gap, Manifest, read_manifest
 from actors.segments import Header, encode_block, encode_header, read_segment, segments_of
 from actors.spool import Spool, SpoolConfig
 from actors.store import Store
+from datasets.health import unknown
 from market.errors import QuaverError
 from market.events import EVENT, Kind, Reason, mark
 from market.products import product_of
@@ -30,6 +31,7 @@ from tests.actors.wire import (
     START_NS,
     Advanced,
     assert_same_rows,
+    rebuilt_windows,
     record,
 )
 
@@ -425,47 +427,70 @@ def session_of(spool: Spool, start_s: int, seconds: int, price: int) -> None:
     spool.put(listed, DAY, start_ns, end, None)
 
 
-def test_where_live_sessions_overlap_the_later_one_is_read(tmp_path: Path) -> None:
+Told = tuple[int, int, int]  # A session's first second, its seconds and its price.
+
+
+def alone(root: Path, told: Told) -> NDArray[np.void]:
+    """The windows of a session as they were when it alone was recorded."""
+    with spooling(Store(str(root))) as spool:
+        session_of(spool, *told)
+    return rebuilt_windows(Store(str(root)))[BTC]
+
+
+@pytest.mark.parametrize(
+    "sessions",
+    [
+        [(0, 40, 1_000), (20, 40, 2_000)],  # One that was thought dead went on.
+        [(0, 40, 1_000), (22, 40, 2_000)],
+        [(0, 60, 1_000), (20, 16, 2_000)],  # A short one beside a long one.
+        [(0, 60, 1_000), (0, 6, 2_000)],  # Both carried the product over midnight.
+        [(0, 6, 1_000), (0, 60, 2_000)],
+        [(0, 60, 1_000), (0, 60, 2_000)],
+        [(0, 80, 1_000), (12, 60, 2_000), (24, 16, 3_000)],
+        [(0, 20, 1_000), (18, 22, 2_000), (30, 10, 3_000)],
+        [(0, 20, 1_000), (20, 20, 2_000)],
+        [(20, 20, 1_000), (0, 30, 2_000)],  # A clock that was set back.
+    ],
+)
+def test_what_any_of_overlapping_sessions_knew_is_known(
+    tmp_path: Path, sessions: list[Told]
+) -> None:
+    each = [alone(tmp_path / f"alone-{n}", told) for n, told in enumerate(sessions)]
+    store = Store(str(tmp_path / "together"))
+    with ExitStack() as open_spools:
+        for told in sessions:
+            session_of(open_spools.enter_context(spooling(store)), *told)
+    found = rebuilt_windows(store)[BTC]
+    known: dict[int, list[list[int]]] = {}
+    for windows in each:
+        for window in windows:
+            known.setdefault(int(window["beat"]), [])
+            if window["valid"]:
+                known[int(window["beat"])].append([int(window["bid"]), int(window["ask"])])
+    assert found["beat"].tolist() == sorted(known)
+    for window in found:
+        books = known[int(window["beat"])]
+        assert window["valid"] == bool(books)
+        assert not books or [int(window["bid"]), int(window["ask"])] in books
+    # Health knows the book at least where a window is valid.
+    for window in found[found["valid"]]:
+        start_ns = int(window["beat"]) * BEAT_NS
+        assert unknown(manifest_of(store), start_ns, start_ns + BEAT_NS) == []
+
+
+def test_of_two_that_know_a_beat_the_later_is_taken(tmp_path: Path) -> None:
+    """What a consumer got last, where a collector was replaced."""
     store = Store(str(tmp_path))
     with spooling(store) as one, spooling(store) as other:
-        session_of(one, 0, 40, 1_000)
-        session_of(other, 20, 40, 2_000)
-    rows = recorded(store, BTC)
-    border = START_NS + 20 * SECOND_NS
-    assert (np.diff(rows["ns"]) >= 0).all()
-    assert set(rows["price"][(rows["ns"] < border)]) == {0, 1_000, 1_001}
-    assert set(rows["price"][(rows["ns"] >= border)]) == {0, 2_000, 2_001}
-    windows = WindowBuilder().feed(rows)
-    assert windows["beat"].tolist() == sorted(set(windows["beat"].tolist()))
-    assert windows["beat"][0] == START_NS // BEAT_NS
-    first, second = stretches(manifest_of(store))
-    assert (first.cut, first.end_ns, second.cut) == (True, border, False)
-    assert second.end_ns == START_NS + 60 * SECOND_NS
-
-
-@pytest.mark.parametrize(("later_s", "gaps"), [(3, []), (5, []), (6, [(5, 6)]), (9, [(5, 7)])])
-def test_gaps_follow_the_cut(tmp_path: Path, later_s: int, gaps: list[tuple[int, int]]) -> None:
-    store = Store(str(tmp_path))
-    with spooling(store) as one, spooling(store) as other:
-        session_of(one, 0, 40, 1_000)
-        session_of(other, later_s, 4, 2_000)
-    first, _ = stretches(manifest_of(store))
-    seconds = [
-        ((g.ns - START_NS) // SECOND_NS, ((g.until_ns or 0) - START_NS) // SECOND_NS)
-        for g in first.gaps
-    ]
-    assert seconds == gaps
-
-
-def test_of_two_that_began_at_once_one_is_read(tmp_path: Path) -> None:
-    """Two collectors that both carried a product over midnight."""
-    store = Store(str(tmp_path))
-    with spooling(store) as one, spooling(store) as other:
-        session_of(one, 0, 10, 1_000)
-        session_of(other, 0, 10, 1_000)
-    assert len(manifest_of(store).sessions) == 2
-    (stretch,) = stretches(manifest_of(store))
-    assert len(recorded(store, BTC)) == sum(part.rows for part in stretch.session.parts)
+        session_of(one, 0, 60, 1_000)
+        session_of(other, 16, 24, 2_000)
+    found = rebuilt_windows(store)[BTC]
+    first = START_NS // BEAT_NS
+    bids = {int(w["beat"]) - first: int(w["bid"]) for w in found if w["valid"]}
+    # Of both, the beat in which a session begins, in which it has a gap and what follows of it
+    # until its new book are not known: the first loses beat 1, the second beats 4 and 5. The beat
+    # in which a session ends is not emitted: 9 of the second.
+    assert [bids.get(beat) for beat in range(2, 11)] == [1_000] * 4 + [2_000] * 3 + [1_000] * 2
 
 
 def test_a_capture_of_a_time_that_was_recorded_live_is_refused(tmp_path: Path) -> None:

@@ -636,6 +636,7 @@ class Listing:
         session_ns: int,
         rows: NDArray[np.void],
         counts: dict[str, int] | None,
+        book: str | None,
     ) -> None:
         self.puts.append((product.id, day, session_ns, rows["kind"].tolist(), counts))
 
