@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis.internal.conjecture import providers
 
+from tests.helpers import Quaver, commands
 from tests.s3 import S3Server
 
 # Hypothesis mixes constants of all project modules loaded so far into what it draws: a test would
@@ -62,3 +63,10 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "root")
     return str(request.getfixturevalue("s3_root"))
+
+
+@pytest.fixture
+def quaver() -> Iterator[Quaver]:
+    """Return a function that starts the command line; what is left of it is ended."""
+    with commands() as start:
+        yield start
