@@ -1,9 +1,9 @@
 """Where files are kept: a local folder or `s3://bucket/prefix`, the same layout in both.
 
 Files are written whole or not at all: a local file is renamed into place once it is on disk, an S3
-object is one put. Credentials and endpoint come from the usual AWS environment, which pyarrow (that
-reads and lists) and boto3 (that writes) understand alike. Nothing is sent before a path is used, so
-that a collector can start while its S3 is away; a server that is gone, or accepts and then stays
+object is one put. Credentials and endpoint come from the usual AWS environment, which boto3 (that
+reads and writes) and pyarrow (that lists) understand alike. Nothing is sent before a path is used,
+so that a collector can start while its S3 is away; a server that is gone, or accepts and then stays
 silent, makes a call fail within two minutes.
 """
 
@@ -144,11 +144,15 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """Return a file's bytes; FileNotFoundError if there is none, QuaverError as all others."""
-        with (
-            self._named("read", path, passing=FileNotFoundError),
-            self._fs.open_input_file(self.full_path(path)) as f,
-        ):
-            return bytes(f.read())
+        with self._named("read", path, passing=FileNotFoundError):
+            if self.is_local:
+                with self._fs.open_input_file(self.full_path(path)) as f:
+                    return bytes(f.read())
+            # In one request: pyarrow asks for the size first, and cuts off what grows in between.
+            data, _ = self._read_tagged(path)
+            if data is None:
+                raise FileNotFoundError(self.full_path(path))
+            return data
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at this path."""

@@ -171,6 +171,16 @@ Store(sys.argv[1]).update(sys.argv[2], hold)
 """
 
 
+def test_a_file_that_grows_is_read_whole_as_it_was_or_as_it_is(root: str) -> None:
+    store, whole = Store(root), [b"x" * n + b"." for n in range(1, 3_000, 100)]
+    store.write(FILE, whole[0])
+    with ThreadPoolExecutor(1) as thread:
+        growing = thread.submit(lambda: [store.write(FILE, data) for data in whole * 4])
+        while not growing.done():
+            assert store.read(FILE) in whole
+        growing.result()
+
+
 def test_who_is_killed_in_an_update_leaves_no_lock(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
