@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NotConnected
 from filelock import FileLock
 from pyarrow import ArrowException, fs
 
@@ -326,7 +327,7 @@ def _is_away(e: BotoCoreError | ClientError) -> bool:
     if isinstance(e, ClientError):
         status = e.response["ResponseMetadata"]["HTTPStatusCode"]
         return status >= 500 or status in (408, 429)
-    return isinstance(e, HTTPClientError)
+    return isinstance(e, HTTPClientError | NotConnected)
 
 
 def _code(e: BotoCoreError | ClientError) -> str:

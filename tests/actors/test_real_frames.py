@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import Popen
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from actors.plan import in_one
 from actors.raw import Manifest, partitions, read_manifest, read_partition
 from actors.store import Store
 from datasets.imports import parse_increments
+from datasets.tables import read_windows
 from market.products import Product, product
 from sim.replay import Replay
 from tests.actors.test_collector import streamed
 from tests.actors.wire import Windows, assert_same_windows, rebuilt_windows
 from tests.helpers import Quaver, import_into, recording
+from tests.s3 import S3Server
 
 LIMIT_S = 100.0
 BTC = ("BTC-USD",)
@@ -109,31 +113,82 @@ def test_a_recording_replayed_and_recorded_equals_its_import(tmp_path: Path, nam
     assert_same_windows(rebuilt_windows(store), windows)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["advanced-btc-usd-60s.jsonl.gz", "exchange-10-products-31s.jsonl.gz"]
-)
-def test_quaver_record_of_quaver_replay_equals_quaver_import(
-    quaver: Quaver, tmp_path: Path, name: str
-) -> None:
-    path, ids = recording(name), CAPTURES[name]
-    grids = [f"--increments={p}={','.join(grid)}" for p, grid in increments(ids).items()]
-    form, live, by_import = wire_format(name), tmp_path / "live", tmp_path / "imported"
-    serving = quaver("replay", str(path), "--speed", "max")
+def recorded(
+    quaver: Quaver, name: str, root: str, began: Callable[["Popen[str]"], None] = lambda _: None
+) -> str:
+    """Serve a recording with one command, record it with another; return what that said.
+
+    The market's end stops both. `began` is called once the second has been started.
+    """
+    serving = quaver("replay", str(recording(name)), "--speed", "max")
     assert serving.stdout
     url = serving.stdout.readline().split()[2]
-    recording_ = quaver(
-        *("record", "--data", str(live), "--feed", url, "--products", ",".join(ids)),
-        *("--wire-format", form, "--set", "connection.follow_end=true", *grids),
-        *("--set", f"connection.pace_folder={tmp_path}/pace"),
+    recorder = quaver(
+        *("record", "--data", root, "--feed", url, "--products", ",".join(CAPTURES[name])),
+        *("--wire-format", wire_format(name), "--set", "connection.follow_end=true"),
+        *grids(name),
     )
+    began(recorder)
     sent, _ = serving.communicate(timeout=LIMIT_S)
     assert re.fullmatch(r"[\d,]+ frames sent\n", sent)
-    said, _ = recording_.communicate(timeout=LIMIT_S)
-    assert recording_.returncode == 0, said
-    importing = quaver("import", str(path), "--format", form, "--out", str(by_import), *grids)
-    shown, _ = importing.communicate(timeout=LIMIT_S)
-    assert importing.returncode == 0, shown
-    assert_same_recording(Store(str(live)), Store(str(by_import)))
+    said, _ = recorder.communicate(timeout=LIMIT_S)
+    assert recorder.returncode == 0, said
     assert "gaps: none" in said
+    return said
+
+
+def grids(name: str) -> list[str]:
+    return [f"--increments={p}={','.join(g)}" for p, g in increments(CAPTURES[name]).items()]
+
+
+def done(process: "Popen[str]") -> str:
+    said, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_quaver_record_of_quaver_replay_equals_quaver_import(
+    quaver: Quaver, tmp_path: Path
+) -> None:
+    """Of ten products whose grid no table has."""
+    live, by_import = str(tmp_path / "live"), str(tmp_path / "imported")
+    name = "exchange-10-products-31s.jsonl.gz"
+    recorded(quaver, name, live)
+    path, form = str(recording(name)), wire_format(name)
+    done(quaver("import", path, "--format", form, "--out", by_import, *grids(name)))
+    assert_same_recording(Store(live), Store(by_import))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_recording_is_recorded_imported_built_and_judged_on_s3(
+    quaver: Quaver, s3_root: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is away while the recording starts, which says so and goes on."""
+    live, by_import = f"{s3_root}/live", f"{s3_root}/imported"
+    name = "advanced-btc-usd-60s.jsonl.gz"
+
+    def comes_back(recorder: "Popen[str]") -> None:
+        assert recorder.stdout
+        assert f"{live} is away" in recorder.stdout.readline()
+        s3_server.restart()
+
+    s3_server.kill9()
+    try:
+        recorded(quaver, name, live, comes_back)
+    finally:
+        if not s3_server.running:
+            s3_server.restart()
+    path, form = str(recording(name)), wire_format(name)
+    done(quaver("import", path, "--format", form, "--out", by_import))
+    assert_same_recording(Store(live), Store(by_import))
+    done(quaver("build", "--data", live))
+    store = Store(live)
+    ((product_id, day),) = partitions(store)
+    windows = {product_id: read_windows(store, product_id, day)}
+    assert_same_windows(windows, rebuilt_windows(store))
+    judged = [quaver("health", "--data", root) for root in (live, by_import)]
+    said = [process.communicate(timeout=LIMIT_S)[0] for process in judged]
+    assert [process.returncode for process in judged] == [0, 0], said

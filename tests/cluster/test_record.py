@@ -233,6 +233,22 @@ def test_a_mistake_is_one_message_and_exit_code_1(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mistake", "said"), [("bucket", "bucket does not exist"), ("key", "SignatureDoesNotMatch")]
+)
+def test_a_wrong_s3_root_is_said_before_anything_starts(
+    mistake: str, said: str, s3_root: str, monkeypatch: pytest.MonkeyPatch, quaver: Quaver
+) -> None:
+    root = "s3://no-such-bucket/prefix" if mistake == "bucket" else s3_root
+    if mistake == "key":
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    process = quaver("record", "--data", root, "--feed", "ws://127.0.0.1:1")
+    shown, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    assert said in shown and root in shown and shown.count("\n") == 1
+
+
 def recording(root: Path, url: str, *more: str) -> list[str]:
     return [
         *("record", "--data", str(root), "--feed", url, "--products", ",".join(IDS)),
