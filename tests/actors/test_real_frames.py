@@ -54,7 +54,7 @@ def listed(ids: tuple[str, ...]) -> list[Product]:
     return [grids.get(p) or product(p) for p in ids]
 
 
-def imported(name: str, root: Path) -> Store:
+def imported(name: str, root: Path | str) -> Store:
     store = Store(str(root))
     import_into(store, recording(name), increments(CAPTURES[name]))
     return store
@@ -164,10 +164,10 @@ def test_quaver_record_of_quaver_replay_equals_quaver_import(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_recording_is_recorded_imported_built_and_judged_on_s3(
-    quaver: Quaver, s3_root: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    quaver: Quaver, s3_root: str, s3_server: S3Server
 ) -> None:
     """The server is away while the recording starts, which says so and goes on."""
-    live, by_import = f"{s3_root}/live", f"{s3_root}/imported"
+    live = f"{s3_root}/live"
     name = "advanced-btc-usd-60s.jsonl.gz"
 
     def comes_back(recorder: "Popen[str]") -> None:
@@ -181,14 +181,11 @@ def test_a_recording_is_recorded_imported_built_and_judged_on_s3(
     finally:
         if not s3_server.running:
             s3_server.restart()
-    path, form = str(recording(name)), wire_format(name)
-    done(quaver("import", path, "--format", form, "--out", by_import))
-    assert_same_recording(Store(live), Store(by_import))
-    done(quaver("build", "--data", live))
+    by_import = imported(name, f"{s3_root}/imported")
     store = Store(live)
+    assert_same_recording(store, by_import)
+    done(quaver("build", "--data", live))
     ((product_id, day),) = partitions(store)
     windows = {product_id: read_windows(store, product_id, day)}
     assert_same_windows(windows, rebuilt_windows(store))
-    judged = [quaver("health", "--data", root) for root in (live, by_import)]
-    said = [process.communicate(timeout=LIMIT_S)[0] for process in judged]
-    assert [process.returncode for process in judged] == [0, 0], said
+    assert product_id in done(quaver("health", "--data", live))
