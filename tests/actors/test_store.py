@@ -436,6 +436,7 @@ def test_an_address_may_name_the_server(
     store = Store(f"{s3_root}?scheme=http&endpoint_override={server}")
     store.update(FILE, lambda before: (before or b"") + b" and more")
     assert store.read(FILE) == b"data and more"
+    assert store.files("raw") == [FILE] and store.exists(FILE)
 
 
 def test_a_local_root_is_the_same_from_any_working_directory(
