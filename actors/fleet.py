@@ -76,9 +76,9 @@ class _Hosted(Collector):
 
 # SPREAD goes from node to node only for actors that ask for something: a byte is always there, and
 # a collector that starts anew never waits for a CPU that training has taken.
-CollectorActor = ray.remote(
-    num_cpus=0, memory=1, max_concurrency=16, scheduling_strategy="SPREAD"
-)(_Hosted)
+CollectorActor = ray.remote(num_cpus=0, memory=1, max_concurrency=16, scheduling_strategy="SPREAD")(
+    _Hosted
+)
 
 
 class Fleet(NamedTuple):
