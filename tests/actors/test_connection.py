@@ -10,6 +10,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 from websockets.asyncio.server import serve
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
+from websockets.protocol import State
 
+from actors import connection as connecting
 from actors.advanced_trade import decoder
 from actors.connection import Connection
 from actors.connection_config import ConnectionConfig, ConnectionState, ConnectionStatus
@@ -849,18 +852,37 @@ def test_a_stall_of_our_own_is_no_silence() -> None:
     play(test)
 
 
-def test_a_stall_while_nothing_was_on_its_way_is_no_silence_either() -> None:
+def test_a_stall_while_nothing_was_on_its_way_is_no_silence_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks, stalled_s = [0.0], 0.0
+
+    def clock() -> float:
+        looks.append(time.monotonic() + stalled_s)
+        return looks[-1]
+
+    monkeypatch.setattr(connecting, "time", SimpleNamespace(monotonic=clock, time_ns=time.time_ns))
+
+    async def looked(client: Client) -> None:
+        """Until the connection has looked at its clock a few times, as the watch does."""
+        for _ in range(3):
+            before = len(looks)
+            while len(looks) == before and client.socket.state is State.OPEN:
+                await asyncio.sleep(0.01)
+
     async def test() -> None:
         async def waits(client: Client) -> None:
+            nonlocal stalled_s
             wire = Advanced()
             await client.subscribed()
             await client.send(*normal(wire, 0))
-            await (await client.socket.ping())
-            time.sleep(0.6)  # noqa: ASYNC251  (All of this process stands still.)
+            await looked(client)
+            stalled_s = 60.0
+            await looked(client)
             await client.send(wire.heartbeat(START_NS + 9 * SECOND_NS))
 
         async with Venue(waits) as venue:
-            ours = Books(venue.url, (BTC,), after(silence_s=0.5))
+            ours = Books(venue.url, (BTC,), after(silence_s=3.0))
             await ours.windows()
         assert ours.status.errors == {}
         assert len(venue.connections) == 1
