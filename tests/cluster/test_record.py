@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 import ray
@@ -23,7 +24,8 @@ from actors.store import Store
 from cluster import cli
 from cluster import record as recording_command
 from cluster.config import load_config
-from cluster.record import Rates, Statuses, line, listed_products, table
+from cluster.record import listed_products
+from cluster.record_view import Rates, Statuses, line, summary, table
 from market.errors import QuaverError
 from market.events import Kind
 from market.products import product
@@ -73,7 +75,7 @@ def status(name: str, **changes: object) -> CollectorStatus:
             spool_bytes=7_900_000_000,
             segments=1,
             moved_parts=1,
-            moved_bytes=1,
+            moved_bytes=456_789_012,
             refused=0,
             last_error=None,
             oldest_unmoved_s=0.0,
@@ -92,25 +94,55 @@ STATUSES: Statuses = {
 }
 
 
+def shown(statuses: Statuses, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table(statuses, {"collector-0": 33_000.0}, 3_600.0, "s3://bucket/[prefix]"))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
 def test_the_table_is_readable_in_80_columns() -> None:
-    console = Console(file=io.StringIO(), width=80)
-    console.print(table(STATUSES, {"collector-0": 33_000.0}, 3_600.0, "s3://bucket/prefix"))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "…" not in shown
-    assert all(len(row) <= 80 for row in shown.splitlines())
+    said = shown(STATUSES)
+    assert "…" not in said
+    assert all(len(row) <= 80 for row in said.splitlines())
     for word in (
+        "s3://bucket/[prefix]",
         "backing off",
         "18/19",
         "33,000",
         "12/1234",
         "1235",
-        "123.5 M",
+        "456.8 MB",
         "7.9 GB",
         "no room",
     ):
-        assert word in shown, word
-    assert "disconnect 2,468, corrupt 2" in shown and "restarting" in shown
-    assert "LONGNAME0-USD never" in shown and "LONGNAME18-USD 18 s" in shown
+        assert word in said, word
+    assert "gaps: disconnect 2,468, corrupt 2" in said and "restarting" in said
+    assert "LONGNAME0-USD never" in said and "LONGNAME18-USD 18 s" in said
+
+
+def test_refusals_and_what_keeps_the_root_away_are_shown() -> None:
+    """Every state of a connection is visible, and why it is in it."""
+    fine = status("collector-0")
+    refused = msgspec.structs.replace(
+        fine.connections[0],
+        state=ConnectionState.SYNCING,
+        errors={"capacity": 2, "authentication": 1, "connect": 1},
+        last_error="the venue answered with an error: too many L2 streams",
+    )
+    assert fine.spool
+    away = msgspec.structs.replace(fine.spool, last_error="cannot write to [s3://bucket]")
+    both = {"collector-0": status("collector-0", connections=[refused], spool=away)}
+    lines = " ".join(shown(both).split()), line(both, {}, 61.0), *summary(both, 61.0, "there")
+    for said in lines[:2]:
+        assert "errors: capacity 2, authentication 1, connect 1" in said
+        assert "collector-0: the venue answered with an error: too many L2 streams" in said
+        assert "collector-0: cannot write to [s3://bucket]" in said
+    assert "cannot write to" in lines[-1]
+    # What is over is counted, and no longer told.
+    streaming = msgspec.structs.replace(refused, state=ConnectionState.STREAMING)
+    well = shown({"collector-0": status("collector-0", connections=[streaming])})
+    assert "capacity 2" in well and "answered with" not in well
 
 
 def test_a_collector_that_restarted_has_no_rate_until_it_is_seen_twice() -> None:
