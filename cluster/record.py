@@ -37,8 +37,8 @@ def run_record(config: Config, store: Store, console: Console) -> None:
     if config.feed_url == SIMULATED:
         raise QuaverError("what is simulated is not worth keeping; give --feed a websocket")
     specs = specs_of(config, store.root, listed_products(config, console))
-    _say(console, f"starting {len(specs)} collectors")
-    with ray_session(config.ray_address), _interrupts() as interrupted:
+    _say(console, f"starting Ray and the collectors ({len(specs)})")
+    with _interrupts() as interrupted, ray_session(config.ray_address):
         running = fleet.start(specs)
         if not running.started:
             console.print("a fleet that records this runs already; Ctrl-C leaves it running")
@@ -60,7 +60,7 @@ def run_stop(config: Config, console: Console) -> None:
         raise QuaverError(
             "--stop is for a fleet on a cluster; say where it is with --set ray_address=host:port"
         )
-    with ray_session(config.ray_address), _interrupts():
+    with _interrupts(), ray_session(config.ray_address):
         actors = fleet.running()
         if not actors:
             raise QuaverError(f"no fleet runs in the Ray at {config.ray_address!r}")
@@ -109,7 +109,10 @@ def specs_of(config: Config, root: str, products: tuple[Product, ...]) -> list[C
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into an event: however often they come, stopping is not cut short."""
+    """Turn Ctrl-C and SIGTERM into an event: however often they come, stopping is not cut short.
+
+    Nor is Ray, whose processes would be left behind.
+    """
     interrupted = threading.Event()
 
     def note(number: int, frame: FrameType | None) -> None:

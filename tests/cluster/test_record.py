@@ -257,6 +257,7 @@ def quaver() -> Iterator[Quaver]:
         (["--data", "OUT", "--set", "fleet.products_per_connection=26"], "products_per_connection"),
         (["--data", "OUT", "--set", "rest_url=nowhere"], "rest_url"),
         (["--stop"], "ray_address"),
+        (["--stop", "--set", "ray_address=127.0.0.1:1"], "no Ray answers at '127.0.0.1:1'"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_1(
@@ -332,8 +333,12 @@ def test_ctrl_c_stops_with_everything_written_however_often_it_comes(
         while "stopping" not in said[-1]:
             said.append(process.stdout.readline())
         os.killpg(process.pid, signal.SIGINT)
+        while "recorded" not in said[-1]:
+            said.append(process.stdout.readline())
+        os.killpg(process.pid, signal.SIGINT)  # Ray is being stopped.
         rest, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, rest
+    rest = said[-1] + rest
     assert "built-in table" in said[0]
     assert "of 3 products" in rest and "gaps: none" in rest
     assert set(rows_recorded(tmp_path)) == set(IDS)
