@@ -14,6 +14,8 @@ from actors.status import CollectorStatus
 
 _FAR_MS = 100_000.0
 _STALE = 3  # Products shown, those with the oldest rows.
+_TROUBLES = 3
+_WELL = (ConnectionState.STREAMING, ConnectionState.CLOSED_BY_VENUE, ConnectionState.STOPPED)
 
 Statuses = dict[str, CollectorStatus | str]  # By collector: its status, or why there is none.
 
@@ -133,15 +135,17 @@ def _state(status: CollectorStatus) -> str:
 
 
 def _troubles(alive: list[CollectorStatus]) -> list[str]:
-    """Say what the collectors struggle with at this moment."""
-    found = []
+    """Say what the collectors struggle with at this moment, each thing once."""
+    whose: dict[str, list[str]] = {}
     for status in alive:
-        for connection in status.connections:
-            if connection.last_error and connection.state is not ConnectionState.STREAMING:
-                found.append(f"{status.name}: {connection.last_error}")
-        if status.spool and status.spool.last_error:
-            found.append(f"{status.name}: {status.spool.last_error}")
-    return found
+        told = [c.last_error for c in status.connections if c.state not in _WELL]
+        told.append(status.spool.last_error if status.spool else None)
+        for trouble in filter(None, told):
+            whose.setdefault(trouble, []).append(status.name)
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {trouble}"
+        for trouble, names in list(whose.items())[:_TROUBLES]
+    ]
 
 
 def _latency(status: CollectorStatus) -> str:

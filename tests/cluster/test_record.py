@@ -139,6 +139,11 @@ def test_refusals_and_what_keeps_the_root_away_are_shown() -> None:
         assert "collector-0: the venue answered with an error: too many L2 streams" in said
         assert "collector-0: cannot write to [s3://bucket]" in said
     assert "cannot write to" in lines[-1]
+    # What many have in common is said once.
+    many = {name: status(name, connections=[refused]) for name in ("a", "b", "c")}
+    assert shown(many).count("too many L2 streams") == 1 and "a and 2 more: the venue" in shown(
+        many
+    )
     # What is over is counted, and no longer told.
     streaming = msgspec.structs.replace(refused, state=ConnectionState.STREAMING)
     well = shown({"collector-0": status("collector-0", connections=[streaming])})
