@@ -70,6 +70,8 @@ class Connection:
         self._paused = paused
         self._tls: dict[str, Any] = {"ssl": tls} if tls else {}
         self._connects, self._messages = paces(url, config)
+        # Left to sockets that have not asked for anything, which the venue closes after 5 s.
+        self._leave = config.messages_per_s // 4
         self._subscriptions = Subscriptions(product_ids, synced, config.snapshot_s)
         self._enter(ConnectionState.WAITING)
         self._opened = 0
@@ -182,8 +184,12 @@ class Connection:
             self._frames += 1
             if notice := read_notice(data):
                 self._on_notice(notice)
+            gaps = self._reader.counts["gaps"]
             events = self._reader.frame(data, time.time_ns())
             self._on_events(events)
+            if self._reader.counts["gaps"] != gaps:
+                self._subscriptions.doubt_snapshots()
+                self._news.set()
             if self._frames == 1 or any(
                 self._synced(product_id) != (product_id in self._books) for product_id, _ in events
             ):
@@ -258,7 +264,7 @@ class Connection:
     async def _send(self, socket: ClientConnection, requests: list[Request]) -> None:
         for request in requests:
             try:
-                await self._messages.turn()
+                await self._messages.turn(self._leave if self._subscriptions.begun else 0)
                 # Noted first: the answer may come before `send` returns.
                 self._subscriptions.sent(request, time.monotonic())
                 await socket.send(request.encode())

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import msgspec
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.collector import STOP_PATIENCE_S, Closed, Collector, CollectorSpec
 from actors.metrics import Metrics
@@ -75,7 +74,11 @@ class _Hosted(Collector):
             await asyncio.sleep(_METRICS_S)
 
 
-CollectorActor = ray.remote(num_cpus=0, max_concurrency=16)(_Hosted)
+# SPREAD goes from node to node only for actors that ask for something: a byte is always there, and
+# a collector that starts anew never waits for a CPU that training has taken.
+CollectorActor = ray.remote(num_cpus=0, memory=1, max_concurrency=16, scheduling_strategy="SPREAD")(
+    _Hosted
+)
 
 
 class Fleet(NamedTuple):
@@ -99,7 +102,6 @@ def start(specs: Sequence[CollectorSpec]) -> Fleet:
     wanted = {spec.name: spec for spec in specs}
     if found:
         _check_same(wanted, _told(found))
-    nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
     actors = {
         name: CollectorActor.options(
             name=name,
@@ -107,9 +109,8 @@ def start(specs: Sequence[CollectorSpec]) -> Fleet:
             get_if_exists=True,
             lifetime="detached",
             max_restarts=-1,
-            scheduling_strategy=_on(nodes[place % len(nodes)]),
         ).remote(spec)
-        for place, (name, spec) in enumerate(wanted.items())
+        for name, spec in wanted.items()
     }
     ours = tuple(name for name in wanted if name not in found)
     try:
@@ -209,15 +210,6 @@ async def _read(name: str, actor: Any, merged: "asyncio.Queue[Closed | None]") -
                 await asyncio.sleep(_REOPEN_S)
     finally:
         await merged.put(None)
-
-
-def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
-    """Place an actor on a node, or on any other once that one is gone.
-
-    Where nodes have only just joined, Ray may not know all of them yet and take another all the
-    same; the same holds for its own "SPREAD".
-    """
-    return NodeAffinitySchedulingStrategy(node_id, soft=True)
 
 
 def _told(actors: dict[str, Any]) -> dict[str, CollectorSpec]:

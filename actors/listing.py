@@ -110,7 +110,7 @@ def _page(session: requests.Session, url: str, cursor: str, timeout_s: float) ->
     try:
         return retrying(_get, session, url, cursor, timeout_s)
     except (_Again, requests.RequestException) as e:
-        raise _unusable(url, str(e)) from None
+        raise _unusable(url, _told(e)) from None
 
 
 def _get(session: requests.Session, url: str, cursor: str, timeout_s: float) -> dict[str, Any]:
@@ -127,6 +127,16 @@ def _get(session: requests.Session, url: str, cursor: str, timeout_s: float) -> 
     if not isinstance(page, dict):
         raise _unusable(url, f"it answers {type(page).__name__} instead of an object")
     return page
+
+
+def _told(e: Exception) -> str:
+    """Return what is behind an error of the network, without the layers that passed it on."""
+    if isinstance(e, requests.Timeout):
+        return "no answer in time"
+    first: BaseException | None = e if isinstance(e, requests.ConnectionError) else None
+    while first is not None and first.__context__ is not None:
+        first = first.__context__
+    return getattr(first, "strerror", None) or str(e)
 
 
 def _unusable(url: str, why: str) -> QuaverError:

@@ -4,10 +4,12 @@ They are taken from the collector's status once a second: what a frame costs doe
 watches. Ray puts `ray_` before each name.
 """
 
+from collections import Counter as Tally
 from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from actors.connection import ConnectionState
 from actors.status import CollectorStatus
 
 _LATENCIES_S = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
@@ -24,6 +26,13 @@ class Metrics:
         self._frames = Counter("quaver_frames", "frames received", _WHO)
         self._updates = Counter("quaver_updates", "levels and trades received", _WHO)
         self._gaps = Counter("quaver_gaps", "books lost, by reason", (*_WHO, "reason"))
+        self._errors = Counter(
+            "quaver_connection_errors", "refusals, failed connects, silences", (*_WHO, "kind")
+        )
+        self._lost = Counter(
+            "quaver_connections_lost", "websockets lost, by close code", (*_WHO, "code")
+        )
+        self._states = Gauge("quaver_connections", "websockets in each state", (*_WHO, "state"))
         self._rows = Counter("quaver_rows_recorded", "rows given to the spool", _WHO)
         self._latency = Histogram(
             "quaver_latency_seconds",
@@ -52,6 +61,14 @@ class Metrics:
         self._count(self._rows, "rows", status.rows)
         for reason, gaps in status.gaps.items():
             self._count(self._gaps, "gaps", gaps, {"reason": reason})
+        for kind, errors in status.errors.items():
+            self._count(self._errors, "errors", errors, {"kind": kind})
+        lost = sum((Tally(c.disconnects) for c in status.connections), Tally())
+        for code, times in lost.items():
+            self._count(self._lost, "lost", times, {"code": str(code)})
+        states = Tally(connection.state for connection in status.connections)
+        for state in ConnectionState:
+            self._states.set(states[state], self._who | {"state": state.value})
         for latency_ms in latencies_ms[:: 1 + len(latencies_ms) // _OBSERVED]:
             self._latency.observe(max(0.0, latency_ms / 1e3), self._who)
         spool = status.spool

@@ -20,6 +20,7 @@ from market.errors import QuaverError
 
 _WINDOW_S = 1.1  # A grant is used a little later than it is given, so a bare second is too short.
 _HELD_S = 0.003  # The lock is held for microseconds; a loop never waits for it, it comes back.
+_STUCK_S = 1.0  # Whoever holds the lock longer has been stopped with it.
 
 
 def default_folder() -> Path:
@@ -40,30 +41,44 @@ class Pace:
                 f"cannot use {path.parent} to keep the venue's rate limits: {e}; set "
                 "connection.pace_folder to a folder that can be written"
             ) from None
-        self._lock = FileLock(path.with_name(path.name + ".lock"))
+        self._lock_path = path.with_name(path.name + ".lock")
+        self._lock = FileLock(self._lock_path)
+        self._refused_since_s: float | None = None
 
-    async def turn(self, grants: int = 1) -> None:
-        """Wait until so many grants are given together."""
+    async def turn(self, leave: int = 0) -> None:
+        """Wait for a grant that leaves so many others of this second to whom it is more urgent."""
         while True:
-            wait_s = self.take(grants)
+            wait_s = self.take(leave)
             if wait_s == 0:
                 return
             await asyncio.sleep(wait_s * random.uniform(1.0, 1.2))
 
-    def take(self, grants: int = 1) -> float:
-        """Take so many grants together and return 0, or take none and return when to come back.
+    def take(self, leave: int = 0) -> float:
+        """Take a grant that leaves so many and return 0, or none and return when to come back.
 
-        Never waits. OSError if the file cannot be used, ValueError for more than a second's worth.
+        Never waits. OSError if the file cannot be used, ValueError if nothing is left to take.
         """
-        if not 0 < grants <= self._per_s:
-            raise ValueError(f"grants must be 1 to {self._per_s}, got {grants}")
+        if not 0 <= leave < self._per_s:
+            raise ValueError(f"leave must be 0 to {self._per_s - 1}, got {leave}")
         try:
             with self._lock.acquire(blocking=False):
-                return self._take(grants)
+                self._refused_since_s = None
+                return self._take(leave)
         except Timeout:
-            return _HELD_S
+            return self._refused()
 
-    def _take(self, grants: int) -> float:
+    def _refused(self) -> float:
+        """Come back soon; put another lock in the place of one that has been held for too long."""
+        now = time.monotonic()
+        if self._refused_since_s is None:
+            self._refused_since_s = now
+        elif now - self._refused_since_s > _STUCK_S:
+            # The worst that two holders do is to forget a grant or two.
+            self._lock_path.unlink(missing_ok=True)
+            self._refused_since_s = None
+        return _HELD_S
+
+    def _take(self, leave: int) -> float:
         now = time.monotonic()
         given = array.array("d")
         with contextlib.suppress(FileNotFoundError):
@@ -71,9 +86,9 @@ class Pace:
             given.frombytes(data[: len(data) // given.itemsize * given.itemsize])
         # A time ahead of now is of the clock before a restart: it binds nobody.
         recent = sorted(at for at in given if now - _WINDOW_S < at <= now)
-        if (over := len(recent) + grants - self._per_s) > 0:
+        if (over := len(recent) + 1 + leave - self._per_s) > 0:
             return recent[over - 1] + _WINDOW_S - now
-        recent += [now] * grants
+        recent.append(now)
         # Always as long, written in place: whoever is killed meanwhile leaves no shorter file.
         recent += [0.0] * (self._per_s - len(recent))
         file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)

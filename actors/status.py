@@ -1,5 +1,7 @@
 """What a collector says about itself: one record, for the table, the metrics and the tests."""
 
+from collections import Counter
+
 import msgspec
 import numpy as np
 
@@ -62,3 +64,11 @@ class CollectorStatus(msgspec.Struct, frozen=True, kw_only=True):
     def synced(self) -> int:
         """How many products' books are known."""
         return sum(product.synced for product in self.products.values())
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """How often its connections were refused, could not be made or were given up, by why."""
+        total: Counter[str] = Counter()
+        for connection in self.connections:
+            total.update(connection.errors)
+        return dict(total)

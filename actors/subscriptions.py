@@ -4,6 +4,7 @@ A refusal leaves the socket open and silent, so nothing is taken for granted: an
 with the request, and a book counts as subscribed only once its snapshot came in time.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -142,6 +143,16 @@ class Subscriptions:
         for key, asked in self._asked.items():
             if key[0] == "level2":
                 self._asked[key] = asked._replace(times=0)
+
+    def doubt_snapshots(self) -> None:
+        """Note that frames were lost: snapshots on their way may have been among them.
+
+        Waiting for those would cost the whole wait, asking again a second snapshot at most. Not for
+        books that were asked for in vain more than twice: they are refused or gone.
+        """
+        for key, asked in self._asked.items():
+            if key[0] == "level2" and asked.times <= _ASKS_BEFORE_RECONNECT:
+                self._asked[key] = asked._replace(at_s=-math.inf)
 
     def unsent(self, now: float) -> list[str]:
         """Return the books that are taken for known although the venue says it does not send them.

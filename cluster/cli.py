@@ -245,6 +245,10 @@ def record(
     Collectors restart by themselves, on another node if theirs is gone. Ctrl-C stops them with
     everything written; what the data root did not take waits in the spool for the next start. Where
     the same fleet runs already, this only shows it.
+
+    The table: books that are known of those wanted, levels and trades a second, latency from the
+    venue's time to ours, gaps, what the data root has taken, what waits in the spool; below, the
+    reasons, the products whose newest row is oldest, and what does not work at this moment.
     """
     from actors.store import Store
     from cluster.config import load_config

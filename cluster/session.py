@@ -7,6 +7,7 @@ before it starts. Its own chatter stays in its log folder; token authentication 
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -23,6 +24,7 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+_REACH_S = 5.0
 _OBJECT_STORE_BYTES = 512 << 20
 
 
@@ -37,6 +39,7 @@ def ray_session(address: str, extra_env: Mapping[str, str] | None = None) -> Ite
             f"{address!r} is for Ray's client, which Quaver does not use; run on a machine of the "
             "cluster, with ray_address=auto or the cluster's host:port"
         )
+    _check_reachable(address)
     os.environ.update(_QUIET | dict(extra_env or {}))
     options: dict[str, object] = {"log_to_driver": False, "logging_level": "error"}
     if address == "local":
@@ -57,3 +60,16 @@ def ray_session(address: str, extra_env: Mapping[str, str] | None = None) -> Ite
             yield logs
         finally:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise a QuaverError if nobody listens at host:port: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host, int(port)), _REACH_S).close()
+    except (OSError, OverflowError) as e:
+        raise QuaverError(
+            f"no Ray answers at {address!r}: {e}; start a cluster there or use ray_address=local"
+        ) from None

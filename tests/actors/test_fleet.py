@@ -16,6 +16,7 @@ import pytest
 import ray
 
 from actors import fleet
+from actors.connection import ConnectionState
 from actors.plan import FleetConfig
 from actors.raw import partitions, read_manifest, read_partition
 from actors.status import CollectorStatus
@@ -91,6 +92,7 @@ _ANOTHER = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
 from actors import fleet
+from actors.connection import ConnectionState
 from actors.plan import FleetConfig
 from market.errors import QuaverError
 from tests.actors.market import specs
@@ -155,9 +157,11 @@ def test_metrics_reach_the_port_that_prometheus_reads(url: str) -> None:
         "buffered_rows",
         "spool_bytes",
         "books_synced",
+        "connections",
     ):
         assert f"ray_quaver_{name}{{" in text, name
     assert 'collector="collector-0"' in text and 'product="BTC-USD"' in text
+    assert all(f'state="{state.value}"' in text for state in ConnectionState)
 
 
 def test_a_fleet_outlives_the_raylet_of_a_node(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Products from REST, over real HTTP on loopback: today's grids, and why some are left out."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -230,7 +231,28 @@ def test_an_address_that_answers_nonsense_is_named_with_what_to_do(
     assert len(asked) == tries
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "no address", "ftp://127.0.0.1/x"])
-def test_an_address_that_cannot_be_reached_is_named(url: str) -> None:
-    with pytest.raises(QuaverError, match=r"cannot get today's products from"):
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://127.0.0.1:1", "Connection refused"),
+        ("http://nowhere.invalid", "[^(<]*"),
+        ("no address", "Failed to parse.*"),
+        ("ftp://127.0.0.1/x", "No connection adapters.*"),
+    ],
+)
+def test_an_address_that_cannot_be_reached_is_named_with_the_bare_reason(
+    url: str, why: str
+) -> None:
+    said = rf"cannot get today's products from {re.escape(url)}/market/products: {why}; check"
+    with pytest.raises(QuaverError, match=said):
         fetch_products(url, [BTC], 1.0)
+
+
+def test_an_address_that_never_answers_is_said_to_be_late() -> None:
+    def slow(path: str) -> Answer:
+        time.sleep(0.2)
+        return page(listed(BTC))
+
+    with rest(slow) as (url, _):
+        with pytest.raises(QuaverError, match=r"products: no answer in time; check"):
+            fetch_products(url, [BTC], 0.05)

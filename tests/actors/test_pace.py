@@ -19,12 +19,12 @@ from market.errors import QuaverError
 PER_S = 8
 
 
-def hammer(path: Path, seconds: float, grants: int) -> list[tuple[float, float]]:
+def hammer(path: Path, seconds: float, leave: int) -> list[tuple[float, float]]:
     """Take as often as possible; return between which times each grant was given."""
     pace, given, end = Pace(path, PER_S), [], time.monotonic() + seconds
     while (before := time.monotonic()) < end:
-        if (wait_s := pace.take(grants)) == 0:
-            given += [(before, time.monotonic())] * grants
+        if (wait_s := pace.take(leave)) == 0:
+            given.append((before, time.monotonic()))
         else:
             time.sleep(min(wait_s, 0.02))
     return given
@@ -40,7 +40,7 @@ def assert_never_faster(given: list[tuple[float, float]]) -> None:
 @pytest.mark.slow
 def test_three_processes_together_never_exceed_the_pace(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        jobs = [pool.apply_async(hammer, (tmp_path / "p", 2.5, n)) for n in (1, 1, 2)]
+        jobs = [pool.apply_async(hammer, (tmp_path / "p", 2.5, n)) for n in (0, 0, 2)]
         given = [grant for job in jobs for grant in job.get(60)]
         pool.close()
         pool.join()
@@ -74,14 +74,14 @@ def test_many_waiters_of_one_loop_are_all_served_in_time(tmp_path: Path) -> None
     assert_never_faster(turns)
 
 
-def test_several_grants_are_given_together_or_not_at_all(tmp_path: Path) -> None:
+def test_a_grant_that_leaves_some_is_given_only_while_there_are_more(tmp_path: Path) -> None:
     pace = Pace(tmp_path / "p", PER_S)
-    assert pace.take(6) == 0
-    assert 0 < pace.take(3) <= 1.1
-    assert pace.take(2) == 0
+    assert [pace.take(leave=3) for _ in range(5)] == [0.0] * 5
+    assert 0 < pace.take(leave=3) <= 1.1
+    assert [pace.take() for _ in range(3)] == [0.0] * 3
     assert pace.take() > 0
-    for wrong in (0, PER_S + 1):
-        with pytest.raises(ValueError, match="1 to 8"):
+    for wrong in (-1, PER_S):
+        with pytest.raises(ValueError, match="0 to 7"):
             pace.take(wrong)
 
 
@@ -103,6 +103,29 @@ def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
         os.kill(holder.pid, signal.SIGKILL)
         holder.join(30)
         assert pace.take() == 0
+    finally:
+        holder.kill()
+        holder.join()
+
+
+def test_a_holder_that_is_stopped_with_the_lock_holds_up_nobody_for_long(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    holder = context.Process(target=hold, args=(tmp_path / "p.lock", held))
+    holder.start()
+    try:
+        assert held.wait(30)
+        assert holder.pid
+        os.kill(holder.pid, signal.SIGSTOP)
+        pace, began = Pace(tmp_path / "p", PER_S), time.monotonic()
+
+        async def turns() -> None:
+            for _ in range(PER_S):
+                await pace.turn()
+
+        asyncio.run(asyncio.wait_for(turns(), 30))
+        assert time.monotonic() - began < 3.0
+        assert pace.take() > 0  # Those grants count.
     finally:
         holder.kill()
         holder.join()

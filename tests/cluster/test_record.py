@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import ray
 from rich.console import Console
@@ -20,7 +21,8 @@ from actors.store import Store
 from cluster import cli
 from cluster import record as recording_command
 from cluster.config import load_config
-from cluster.record import Rates, Statuses, line, listed_products, table
+from cluster.record import listed_products
+from cluster.record_view import Rates, Statuses, line, summary, table
 from market.errors import QuaverError
 from market.events import Kind
 from market.products import product
@@ -71,7 +73,7 @@ def status(name: str, **changes: object) -> CollectorStatus:
             spool_bytes=7_900_000_000,
             segments=1,
             moved_parts=1,
-            moved_bytes=1,
+            moved_bytes=456_789_012,
             refused=0,
             last_error=None,
             oldest_unmoved_s=0.0,
@@ -90,25 +92,60 @@ STATUSES: Statuses = {
 }
 
 
+def shown(statuses: Statuses, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table(statuses, {"collector-0": 33_000.0}, 3_600.0, "s3://bucket/[prefix]"))
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
 def test_the_table_is_readable_in_80_columns() -> None:
-    console = Console(file=io.StringIO(), width=80)
-    console.print(table(STATUSES, {"collector-0": 33_000.0}, 3_600.0, "s3://bucket/prefix"))
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "…" not in shown
-    assert all(len(row) <= 80 for row in shown.splitlines())
+    said = shown(STATUSES)
+    assert "…" not in said
+    assert all(len(row) <= 80 for row in said.splitlines())
     for word in (
+        "s3://bucket/[prefix]",
         "backing off",
         "18/19",
         "33,000",
         "12/1234",
         "1235",
-        "123.5 M",
+        "456.8 MB",
         "7.9 GB",
         "no room",
     ):
-        assert word in shown, word
-    assert "disconnect 2,468, corrupt 2" in shown and "restarting" in shown
-    assert "LONGNAME0-USD never" in shown and "LONGNAME18-USD 18 s" in shown
+        assert word in said, word
+    assert "gaps: disconnect 2,468, corrupt 2" in said and "restarting" in said
+    assert "LONGNAME0-USD never" in said and "LONGNAME18-USD 18 s" in said
+
+
+def test_refusals_and_what_keeps_the_root_away_are_shown() -> None:
+    """Every state of a connection is visible, and why it is in it."""
+    fine = status("collector-0")
+    refused = msgspec.structs.replace(
+        fine.connections[0],
+        state=ConnectionState.SYNCING,
+        errors={"capacity": 2, "authentication": 1, "connect": 1},
+        last_error="the venue answered with an error: too many L2 streams",
+    )
+    assert fine.spool
+    away = msgspec.structs.replace(fine.spool, last_error="cannot write to [s3://bucket]")
+    both = {"collector-0": status("collector-0", connections=[refused], spool=away)}
+    lines = " ".join(shown(both).split()), line(both, {}, 61.0), *summary(both, 61.0, "there")
+    for said in lines[:2]:
+        assert "errors: capacity 2, authentication 1, connect 1" in said
+        assert "collector-0: the venue answered with an error: too many L2 streams" in said
+        assert "collector-0: cannot write to [s3://bucket]" in said
+    assert "cannot write to" in lines[-1]
+    # What many have in common is said once.
+    many = {name: status(name, connections=[refused]) for name in ("a", "b", "c")}
+    assert shown(many).count("too many L2 streams") == 1 and "a and 2 more: the venue" in shown(
+        many
+    )
+    # What is over is counted, and no longer told.
+    streaming = msgspec.structs.replace(refused, state=ConnectionState.STREAMING)
+    well = shown({"collector-0": status("collector-0", connections=[streaming])})
+    assert "capacity 2" in well and "answered with" not in well
 
 
 def test_a_collector_that_restarted_has_no_rate_until_it_is_seen_twice() -> None:
@@ -213,6 +250,7 @@ def test_nothing_to_record_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--data", "OUT", "--set", "fleet.products_per_connection=26"], "products_per_connection"),
         (["--data", "OUT", "--set", "rest_url=nowhere"], "rest_url"),
         (["--stop"], "ray_address"),
+        (["--stop", "--set", "ray_address=127.0.0.1:1"], "no Ray answers at '127.0.0.1:1'"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_1(
@@ -304,8 +342,12 @@ def test_ctrl_c_stops_with_everything_written_however_often_it_comes(
         while "stopping" not in said[-1]:
             said.append(process.stdout.readline())
         os.killpg(process.pid, signal.SIGINT)
+        while "recorded" not in said[-1]:
+            said.append(process.stdout.readline())
+        os.killpg(process.pid, signal.SIGINT)  # Ray is being stopped.
         rest, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, rest
+    rest = said[-1] + rest
     assert "built-in table" in said[0]
     assert "of 3 products" in rest and "gaps: none" in rest
     assert set(rows_recorded(tmp_path)) == set(IDS)
