@@ -71,7 +71,7 @@ class _Hosted(Collector):
 
     async def _publish(self) -> None:
         while True:
-            self._metrics.update(await self.status(), self.newest_latencies_ms())
+            self._metrics.update(await self.status())
             await asyncio.sleep(_METRICS_S)
 
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from actors.latency import Latency
 from actors.status import CollectorStatus
 
 _LATENCIES_S = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
-_OBSERVED = 100  # Latencies a second, evenly among the newest: each costs as much as a frame.
+_OBSERVED = 100  # Latencies a second: each costs as much as a frame.
 _WHO = ("collector",)
 
 
@@ -21,13 +22,14 @@ class Metrics:
     def __init__(self, collector: str) -> None:
         self._who = {"collector": collector}
         self._counted: dict[tuple[str, str], float] = {}
+        self._observed = Latency()
         self._frames = Counter("quaver_frames", "frames received", _WHO)
         self._updates = Counter("quaver_updates", "levels and trades received", _WHO)
         self._gaps = Counter("quaver_gaps", "books lost, by reason", (*_WHO, "reason"))
         self._rows = Counter("quaver_rows_recorded", "rows given to the spool", _WHO)
         self._latency = Histogram(
             "quaver_latency_seconds",
-            "from the venue's time of a frame to its reception; a sample of the frames",
+            "from the venue's time of a frame to its rows being in the book; a sample",
             _LATENCIES_S,
             _WHO,
         )
@@ -45,15 +47,16 @@ class Metrics:
             "quaver_freshness_seconds", "since a product's newest row", (*_WHO, "product")
         )
 
-    def update(self, status: CollectorStatus, latencies_ms: list[float]) -> None:
-        """Bring every metric to this status; `latencies_ms` are those since the last time."""
+    def update(self, status: CollectorStatus) -> None:
+        """Bring every metric to this status."""
         self._count(self._frames, "frames", status.frames)
         self._count(self._updates, "updates", status.updates)
         self._count(self._rows, "rows", status.rows)
         for reason, gaps in status.gaps.items():
             self._count(self._gaps, "gaps", gaps, {"reason": reason})
-        for latency_ms in latencies_ms[:: 1 + len(latencies_ms) // _OBSERVED]:
-            self._latency.observe(max(0.0, latency_ms / 1e3), self._who)
+        for latency_ms in status.latency.since(self._observed).sample_ms(_OBSERVED):
+            self._latency.observe(latency_ms / 1e3, self._who)
+        self._observed = status.latency
         spool = status.spool
         values = {
             "books_synced": status.synced,

@@ -1,0 +1,411 @@
+"""The fleet under ten times the venue's load, for minutes, in docs/soak.md.
+
+The simulated exchange runs in a process of its own on this machine, with 55 products whose order
+flow makes ten times the level changes that were measured at the venue. The fleet reads it as
+`quaver record` does, into a folder, while another reader takes its windows. `make soak`, or
+`python -m benchmarks.soak --minutes 5`; the exit code is 1 if a limit is not met.
+
+A frame is stamped by the exchange, in its envelope, just before it is written to the socket. From
+then to the moment when the collector has its rows in the book, counted for every frame, is
+frame-to-book. Both clocks are this machine's. Memory is what a process does not share (RSS less
+shared), and grows by what the least-squares line through its half-second samples says.
+"""
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from math import nan
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import linear_regression, mean
+from typing import Any, NamedTuple
+
+import psutil
+
+from actors import fleet
+from actors.latency import Latency
+from actors.raw import partitions, read_manifest, read_partition
+from actors.status import CollectorStatus
+from actors.store import Store
+from benchmarks.__main__ import ROOT, replaced, where
+from cluster.config import load_config
+from cluster.record import specs_of
+from cluster.session import ray_session
+from market.events import Kind
+from market.products import UNIVERSE
+from market.windows import BEAT_NS
+from sim.exchange import Exchange
+from sim.exchange_config import ExchangeConfig
+from sim.flow import FlowConfig
+from sim.market_feed import Client, frame_at
+from sim.wire import Frame, Request
+
+PAGE = ROOT / "docs" / "soak.md"
+MINUTES = 5.0
+# Conflation over 50 ms swallows repeats: 14 times the orders make 10 times the level changes.
+ACTIVITY = 14.0
+LOAD, MAX_P99_MS, MAX_GROWTH_MB_MIN = 33_000, 50.0, 2.0
+_WARM_UP_S = 90.0  # Two segments of the spool: by then all that is reused has been taken.
+_SAMPLE_S = 0.5
+_READY_S = 300.0
+_COLLECTOR = fleet.name_of(0).rstrip("0")
+# Of what collectors count, what is as it should be.
+_HARMLESS = (
+    "l2_data",
+    "market_trades",
+    "market_trades history",
+    "heartbeats",
+    "subscriptions",
+    "windows",
+    "valid windows",
+)
+
+
+class Sent(NamedTuple):
+    """What the exchange says it did."""
+
+    changes: int
+    trades: int
+    late: Latency  # Of its steps, behind their schedule.
+
+
+class Beat(NamedTuple):
+    """The windows of all products that end one beat."""
+
+    beat: int
+    changes: int
+    windows: int
+    valid: int
+
+
+class Sample(NamedTuple):
+    """One look at everything."""
+
+    at_s: float
+    spool_bytes: int
+    cpu_s: dict[str, float]  # By process, since it started.
+    memory_mb: dict[str, float]
+    others_cpu_s: float  # Of processes that are not ours.
+    load: float
+
+
+class Run(NamedTuple):
+    """What was measured, from the end of the warm-up on but for `sent`, `recorded` and `losses`."""
+
+    first: list[CollectorStatus]  # As they were then, and at the end.
+    last: list[CollectorStatus]
+    samples: list[Sample]
+    beats: list[Beat]
+    sent: Sent
+    recorded: tuple[int, int]  # Changes and trades.
+    losses: dict[str, int]  # Of any kind; empty if there are none.
+    root_bytes: int
+
+
+class Stamping(Exchange):
+    """An exchange whose frames say when they were sent."""
+
+    def __init__(self, config: ExchangeConfig) -> None:
+        super().__init__(config)
+        self.late = Latency()
+        self.changes = self.trades = 0
+        self._began_ns: int | None = None
+
+    async def _step(self, at_ns: int) -> None:
+        now_ns = time.monotonic_ns()
+        if self._began_ns is None:
+            self._began_ns = now_ns - at_ns
+        self.late.add(now_ns - at_ns - self._began_ns)
+        await super()._step(at_ns)
+
+    async def _publish(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            if frame.channel == "level2":
+                self.changes += frame.tail.count(b'"price_level"')
+            elif frame.channel == "market_trades":
+                self.trades += frame.tail.count(b'"trade_id"')
+            await super()._publish([frame_at(frame, time.time_ns())])
+
+    async def _answer(self, client: Client, request: Request | str) -> None:
+        self.now_ns = time.time_ns()  # What a snapshot is stamped with.
+        await super()._answer(client, request)
+
+
+def main() -> None:
+    """Run, print the table, write it, and exit with 1 if a limit is not met."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="after the warm-up")
+    parser.add_argument("--root", type=Path, help="record here, and keep it")
+    options = parser.parse_args()
+    root = options.root or Path(tempfile.mkdtemp(prefix="quaver-soak-"))
+    try:
+        run = soak(options.minutes * 60, root)
+    finally:
+        if options.root is None:
+            shutil.rmtree(root)
+    rows = rows_of(run)
+    table = table_of(rows, f"{where()} {os.cpu_count()} cores, {options.minutes:g} minutes.")
+    print(table)  # noqa: T201
+    PAGE.write_text(replaced(PAGE.read_text("utf-8"), table), "utf-8")
+    missed = [row for row in rows if row.missed]
+    for row in missed:
+        print(f"missed: {row.what}: {row.measured}, limit {row.limit}")  # noqa: T201
+    raise SystemExit(1 if missed else 0)
+
+
+def soak(seconds: float, root: Path) -> Run:
+    """Let the fleet record for so long after the warm-up; return what was measured."""
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    exchange = context.Process(target=_exchange, args=(theirs, _WARM_UP_S + seconds), daemon=True)
+    exchange.start()
+    try:
+        url = _received(pipe, _READY_S)
+        config = load_config(None, [f"feed_url={url}", "connection.follow_end=true"])
+        with ray_session("local"):
+            running = fleet.start(specs_of(config, str(root), UNIVERSE))
+            windows = Windows(running.actors)
+            first, last, samples = _watch(running.actors, exchange.pid)
+            beats = windows.beats()
+            stopped = fleet.stop(running.actors)
+        sent = _received(pipe, _READY_S)
+    finally:
+        exchange.kill()
+        exchange.join()
+    store = Store(str(root))
+    return Run(
+        first=first,
+        last=last,
+        samples=samples,
+        beats=[b for b in beats if b.beat * BEAT_NS >= first[0].at_ns],
+        sent=sent,
+        recorded=_recorded(store),
+        losses=losses_of(list(stopped.values()), _gaps(store)),
+        root_bytes=sum(p.stat().st_size for p in (root / "raw").rglob("*") if p.is_file()),
+    )
+
+
+def _exchange(pipe: Connection, seconds: float) -> None:
+    """Run the exchange for so much event time, which is the wall's."""
+    products = tuple(product.id for product in UNIVERSE)
+    config = ExchangeConfig(
+        products=products,
+        market=FlowConfig(activity=ACTIVITY),
+        start_ns=time.time_ns(),
+        duration_s=seconds,
+    )
+
+    async def run() -> Sent:
+        async with Stamping(config) as exchange:
+            pipe.send(exchange.url)
+            await exchange.finished()
+            return Sent(exchange.changes, exchange.trades, exchange.late)
+
+    pipe.send(asyncio.run(run()))
+
+
+def _received(pipe: Connection, timeout_s: float) -> Any:
+    if not pipe.poll(timeout_s):
+        raise SystemExit(f"the exchange said nothing for {timeout_s:.0f} s")
+    return pipe.recv()
+
+
+class Windows:
+    """Reads the windows of the fleet until its market ends."""
+
+    def __init__(self, actors: dict[str, Any]) -> None:
+        self._found: dict[int, Beat] = {}
+        self._actors = actors
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._read()), daemon=True)
+        self._thread.start()
+
+    def beats(self) -> list[Beat]:
+        """Wait for the end; return every beat, the first and the last too."""
+        self._thread.join()
+        return [self._found[beat] for beat in sorted(self._found)]
+
+    async def _read(self) -> None:
+        async for closed in fleet.windows(self._actors):
+            for _, windows in closed:
+                for beat, changes, valid in windows[["beat", "updates", "valid"]].tolist():
+                    had = self._found.get(beat, Beat(beat, 0, 0, 0))
+                    self._found[beat] = Beat(
+                        beat, had.changes + changes, had.windows + 1, had.valid + valid
+                    )
+
+
+def _watch(
+    actors: dict[str, Any], exchange: int
+) -> tuple[list[CollectorStatus], list[CollectorStatus], list[Sample]]:
+    """Return statuses after the warm-up, those once all collectors have ended, and looks between."""
+    first: list[CollectorStatus] = []
+    samples: list[Sample] = []
+    known = {exchange: psutil.Process(exchange), os.getpid(): psutil.Process()}
+    names = {exchange: "exchange", os.getpid(): "driver, with the consumer"}
+    began_s = time.monotonic()
+    while True:
+        time.sleep(_SAMPLE_S)
+        told = fleet.statuses(actors, _READY_S)
+        statuses = [one for one in told.values() if isinstance(one, CollectorStatus)]
+        if len(statuses) < len(told):
+            raise SystemExit(f"a collector does not answer: {told}")
+        if time.monotonic() - began_s < _WARM_UP_S:
+            continue
+        first = first or statuses
+        names |= {status.pid: status.name for status in statuses}
+        for child in psutil.Process().children(recursive=True):
+            known.setdefault(child.pid, child)
+        spool_bytes = statuses[0].spool.spool_bytes if statuses[0].spool else 0
+        samples.append(_sample(spool_bytes, known, names))
+        if all(status.ended for status in statuses):
+            return first, statuses, samples
+
+
+def _sample(spool_bytes: int, known: dict[int, psutil.Process], names: dict[int, str]) -> Sample:
+    cpu_s: Counter[str] = Counter()
+    memory_mb: Counter[str] = Counter()
+    for pid, process in known.items():
+        with suppress(psutil.NoSuchProcess), process.oneshot():
+            times, memory = process.cpu_times(), process.memory_info()
+            name = names.get(pid, "Ray's own")
+            cpu_s[name] += times.user + times.system
+            memory_mb[name] += (memory.rss - memory.shared) / 1e6
+    machine = psutil.cpu_times()
+    busy_s = sum(machine) - machine.idle - machine.iowait - machine.guest - machine.guest_nice
+    return Sample(
+        at_s=time.monotonic(),
+        spool_bytes=spool_bytes,
+        cpu_s=dict(cpu_s),
+        memory_mb=dict(memory_mb),
+        others_cpu_s=busy_s - sum(cpu_s.values()),
+        load=os.getloadavg()[0],
+    )
+
+
+def losses_of(last: list[CollectorStatus | str], gaps: list[str]) -> dict[str, int]:
+    """Return how often anything was lost, or came twice, by what it was; empty if nothing was."""
+    found: Counter[str] = Counter(f"gap in a manifest: {reason}" for reason in gaps)
+    for status in last:
+        if isinstance(status, str):
+            found[f"no status: {status}"] += 1
+            continue
+        found.update({f"gap: {reason}": n for reason, n in status.gaps.items()})
+        found.update({name: n for name, n in status.counts.items() if name not in _HARMLESS})
+        found["left out of quarantine"] += status.quarantine_left_out
+        for problem in status.problems:
+            found[problem] += 1
+        for connection in status.connections:
+            found.update({f"lost with {code}": n for code, n in connection.disconnects.items()})
+            found.update({f"error: {name}": n for name, n in connection.errors.items()})
+        if status.spool and status.spool.last_error:
+            found[status.spool.last_error] += 1
+    return {name: n for name, n in found.items() if n}
+
+
+def _gaps(store: Store) -> list[str]:
+    """Return the reasons of all gaps recorded, but for the beginning."""
+    found = []
+    for product_id, day in partitions(store):
+        manifest = read_manifest(store, product_id, day)
+        assert manifest
+        found += [gap.reason for one in manifest.sessions for gap in one.gaps]
+    return [reason for reason in found if reason != "start"]
+
+
+def _recorded(store: Store) -> tuple[int, int]:
+    """Return how many changes and trades are under the root."""
+    changes = trades = 0
+    for product_id, day in partitions(store):
+        manifest = read_manifest(store, product_id, day)
+        assert manifest
+        kinds = read_partition(store, manifest)["kind"]
+        changes += int((kinds == Kind.CHANGE).sum())
+        trades += int((kinds == Kind.TRADE).sum())
+    return changes, trades
+
+
+class Row(NamedTuple):
+    """One row of the table."""
+
+    what: str
+    measured: str
+    limit: str = ""
+    missed: bool = False
+
+
+def rows_of(run: Run) -> list[Row]:
+    """Return what is stated of a run."""
+    first, last = run.samples[0], run.samples[-1]
+    seconds = last.at_s - first.at_s
+    frames = sum(s.frames for s in run.last) - sum(s.frames for s in run.first)
+    changes_s = mean(beat.changes for beat in run.beats) / (BEAT_NS / 1e9)
+    windows, valid = (sum(getattr(b, name) for b in run.beats) for name in ("windows", "valid"))
+    before = Latency.sum(status.latency for status in run.first)
+    latency = Latency.sum(status.latency for status in run.last).since(before)
+    p50, p99, longest = latency.percentiles_ms(50, 99, 100) or (nan, nan, nan)
+    missing = (run.sent.changes - run.recorded[0], run.sent.trades - run.recorded[1])
+    losses = ", ".join(f"{name}: {n}" for name, n in run.losses.items()) or "none"
+    rows = [
+        Row("level changes/s received", f"{changes_s:,.0f}", f"{LOAD:,}", changes_s < LOAD),
+        Row("frames/s received", f"{frames / seconds:,.0f}"),
+        Row("gaps, duplicates, errors", losses, "none", losses != "none"),
+        Row(
+            "changes and trades sent, but not recorded",
+            f"{missing[0]:,} of {run.sent.changes:,} and {missing[1]:,} of {run.sent.trades:,}",
+            "0",
+            any(missing),
+        ),
+        Row("windows valid", f"{valid:,} of {windows:,}", "all", valid < windows),
+        Row("frame-to-book p50, ms", f"{p50:.2f}"),
+        Row("frame-to-book p99, ms", f"{p99:.2f}", f"{MAX_P99_MS:g}", not p99 < MAX_P99_MS),
+        Row("frame-to-book, longest, ms", f"{longest:.1f}"),
+    ]
+    late = run.sent.late.percentiles_ms(50, 99, 100)
+    rows.append(Row("the exchange behind its schedule, p50/p99/max, ms", _list(late or [])))
+    for name in sorted(last.memory_mb):
+        grows = growth_mb_min([(s.at_s, s.memory_mb.get(name, 0.0)) for s in run.samples])
+        ours = name.startswith(_COLLECTOR)
+        rows.append(
+            Row(
+                f"memory of {name}, MB: start, end, growth a minute",
+                _list([first.memory_mb.get(name, 0.0), last.memory_mb[name], grows]),
+                f"{MAX_GROWTH_MB_MIN:g} a minute" if ours else "",
+                ours and grows > MAX_GROWTH_MB_MIN,
+            )
+        )
+    for name in sorted(last.cpu_s):
+        used = (last.cpu_s[name] - first.cpu_s.get(name, 0.0)) / seconds
+        rows.append(Row(f"cores used by {name}", f"{used:.2f}"))
+    others = (last.others_cpu_s - first.others_cpu_s) / seconds
+    rows.append(Row("cores used by what else runs on the machine", f"{others:.2f}"))
+    rows.append(Row("load average, mean", f"{mean(s.load for s in run.samples):.1f}"))
+    largest = max(sample.spool_bytes for sample in run.samples)
+    rows.append(Row("spool, largest, MB", f"{largest / 1e6:.0f}"))
+    rows.append(Row("under the root at the end, MB", f"{run.root_bytes / 1e6:.0f}"))
+    return rows
+
+
+def growth_mb_min(samples: list[tuple[float, float]]) -> float:
+    """Return the slope of the least-squares line through (seconds, MB), a minute."""
+    return linear_regression(*zip(*samples, strict=True)).slope * 60
+
+
+def table_of(rows: list[Row], where_it_was: str) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [where_it_was, "", "| what | measured | limit |", "| --- | ---: | ---: |"]
+    return "\n".join(lines + [f"| {row.what} | {row.measured} | {row.limit} |" for row in rows])
+
+
+def _list(values: list[float]) -> str:
+    return ", ".join(f"{value:,.1f}" for value in values)
+
+
+if __name__ == "__main__":
+    main()
