@@ -244,7 +244,7 @@ class Windows:
 def _watch(
     actors: dict[str, Any], exchange: int
 ) -> tuple[list[CollectorStatus], list[CollectorStatus], list[Sample]]:
-    """Return statuses after the warm-up, those once all collectors have ended, and looks between."""
+    """Return statuses after the warm-up and at the end of the market, and looks in between."""
     first: list[CollectorStatus] = []
     samples: list[Sample] = []
     known = {exchange: psutil.Process(exchange), os.getpid(): psutil.Process()}
