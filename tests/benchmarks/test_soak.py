@@ -11,8 +11,8 @@ from actors.connection_config import ConnectionState
 from actors.latency import Latency
 from actors.status import CollectorStatus, ProductStatus
 from benchmarks.__main__ import replaced
-from benchmarks.soak import (
-    PAGE,
+from benchmarks.soak import PAGE
+from benchmarks.soak_table import (
     Beat,
     Run,
     Sample,
