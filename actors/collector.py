@@ -249,8 +249,10 @@ class Collector:
         except ValueError as e:
             self._break(product_id, str(e))
             return np.zeros(0, WINDOW)
-        if was_synced and stream.builder.reason:  # At the end it is lost for no reason.
-            self._gaps[stream.builder.reason.name.lower()] += 1
+        if was_synced and not stream.builder.synced:
+            reason = stream.builder.reason
+            if reason:  # At the end it is lost for no reason.
+                self._gaps[reason.name.lower()] += 1
         if rows["kind"].item(0) <= _TRADE:
             self._updates[product_id] += len(rows)
             self._recv_ns[product_id] = rows["recv_ns"].item(-1)

@@ -44,12 +44,12 @@ from sim.exchange import Exchange
 from sim.exchange_config import ExchangeConfig
 from sim.flow import FlowConfig
 from sim.market_feed import Client, frame_at
-from sim.wire import Frame, Request
+from sim.wire import SECOND_NS, Frame, Request
 
 PAGE = ROOT / "docs" / "soak.md"
 MINUTES = 5.0
-# Conflation over 50 ms swallows repeats: 14 times the orders make 10 times the level changes.
-ACTIVITY = 14.0
+# Conflation over 50 ms swallows repeats: 15 times the orders make 10 times the level changes.
+ACTIVITY = 15.0
 _WARM_UP_S = 90.0  # Two segments of the spool: by then all that is reused has been taken.
 _SAMPLE_S = 0.5
 _READY_S = 300.0
@@ -68,7 +68,8 @@ class Stamping(Exchange):
         now_ns = time.monotonic_ns()
         if self._began_ns is None:
             self._began_ns = now_ns - at_ns
-        self.late.add(now_ns - at_ns - self._began_ns)
+        if at_ns >= self.config.start_ns + _WARM_UP_S * SECOND_NS:
+            self.late.add(now_ns - at_ns - self._began_ns)
         await super()._step(at_ns)
 
     async def _publish(self, frames: list[Frame]) -> None:
