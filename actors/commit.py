@@ -93,9 +93,10 @@ def carry_gaps(gaps: list[Gap], events: NDArray[np.void], begins: bool) -> list[
     found = [gap for gap in gaps if gap.reason != BROKE_OFF]
     if begins:
         found = [Gap(ns=int(events["ns"][0]), reason=START)]
-    level = events["kind"] <= Kind.CARRIED
+    kinds = np.ascontiguousarray(events["kind"])
+    level = kinds <= Kind.CARRIED
     book_ends = level & ((events["last"] == 1) | np.append(~level[1:], True))
-    for at in np.flatnonzero(book_ends | (events["kind"] == Kind.UNSYNC)):
+    for at in np.flatnonzero(book_ends | (kinds == Kind.UNSYNC)):
         ns, is_open = int(events["ns"][at]), bool(found) and found[-1].until_ns is None
         if book_ends[at] and is_open:
             gap = found.pop()

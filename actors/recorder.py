@@ -163,7 +163,7 @@ class Parts:
     def _write(self, held: "_Held") -> None:
         if not held.count:
             return
-        rows = np.frombuffer(b"".join(held.rows), EVENT)
+        rows = np.frombuffer(bytearray().join(held.rows), EVENT)
         self._held_rows -= held.count
         piece = Piece(
             product=held.product,

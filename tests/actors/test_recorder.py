@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from actors.raw import (
     Gap,
     day_of,
     day_start_ns,
+    encode_part,
     partition_path,
     partitions,
     read_manifest,
@@ -223,6 +225,22 @@ def test_parts_are_zstd_integers(tmp_path: Path) -> None:
         for i, field in enumerate(parquet.schema_arrow):
             assert group.column(i).compression == "ZSTD"
             assert str(field.type) in ("int64", "int8", "bool") and not field.nullable
+
+
+@pytest.mark.parametrize("count", [1, 7, 5_000])
+def test_a_part_holds_any_rows_bit_by_bit(count: int) -> None:
+    events = np.random.default_rng(count).integers(0, 256, count * EVENT.itemsize, np.uint8)
+    events = events.view(EVENT)
+    events["last"] &= 1
+    data = encode_part(events, product(BTC))
+    found = pq.read_table(pa.BufferReader(data))
+    assert found.schema.equals(RAW_SCHEMA)
+    for name in EVENT.names or ():
+        assert found[name].to_numpy().astype(np.int64).tolist() == events[name].tolist()
+    spread = np.repeat(events, 2)[::2]
+    assert encode_part(spread, product(BTC)) == data
+    spread.flags.writeable = False
+    assert encode_part(spread, product(BTC)) == data
 
 
 def test_recording_the_same_frames_again_changes_no_byte(tmp_path: Path) -> None:
