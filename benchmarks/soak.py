@@ -50,7 +50,7 @@ PAGE = ROOT / "docs" / "soak.md"
 MINUTES = 5.0
 # Conflation over 50 ms swallows repeats: 15 times the orders make 10 times the level changes.
 ACTIVITY = 15.0
-_WARM_UP_S = 90.0  # Two segments of the spool: by then all that is reused has been taken.
+_WARM_UP_S = 180.0  # By then most products have seen as many trades as are remembered of each.
 _SAMPLE_S = 0.5
 _READY_S = 300.0
 
