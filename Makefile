@@ -6,7 +6,7 @@ BIN := .venv/bin
 SETUP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench peers clean
+.PHONY: help setup demo test lint bench soak peers clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -32,6 +32,9 @@ lint: $(SETUP) ## check style, formatting and the types of market/
 
 bench: $(SETUP) ## measure the hot paths beside their yardsticks, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+soak: $(SETUP) ## record ten times the venue's load for minutes, into docs/soak.md
+	$(BIN)/python -m benchmarks.soak
 
 peers: $(SETUP) ## install the libraries that bench compares with
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \

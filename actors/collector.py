@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from actors.connection import Connection, ConnectionConfig
 from actors.formats import FORMATS
+from actors.latency import Latency
 from actors.plan import Group
 from actors.quarantine import Quarantine, QuarantineConfig
 from actors.reader import Events, Reader
 from actors.recorder import Recorder
 from actors.spool import Spool, SpoolConfig, spool_folder
-from actors.status import CollectorStatus, Latency, ProductStatus
+from actors.status import CollectorStatus, ProductStatus
 from actors.store import Store
 from actors.stream import ProductStream
 from market.events import EVENT, Kind, Reason, mark
@@ -36,7 +37,7 @@ Closed = list[tuple[str, NDArray[np.void]]]
 
 STOP_PATIENCE_S = 20.0  # For the root to take what is left; the spool keeps what it did not take.
 _WAITING_ITEMS = 2_000  # Beats kept for a slow consumer; beyond, the oldest are dropped.
-_LATENCIES = 2_000
+_TRADE = int(Kind.TRADE)
 _PROBLEMS = 20  # The newest of them are in the status.
 _log = logging.getLogger(__name__)
 
@@ -61,9 +62,7 @@ class Collector:
     def __init__(self, spec: CollectorSpec) -> None:
         """Take what `spec` says; nothing is opened but the spool before `start`."""
         self.spec = spec
-        self._latencies_ms: deque[float] = deque(maxlen=_LATENCIES)
-        self._latencies = 0  # Measured so far.
-        self._latencies_told = 0
+        self._latency = Latency()
         self._started_ns = time.time_ns()
         self._reader_of: dict[str, Reader] = {}
         self._products: dict[str, Product] = {p.id: p for group in spec.groups for p in group}
@@ -153,7 +152,7 @@ class Collector:
             gaps=dict(self._gaps),
             frames=self._frames - counts["disconnects"],
             rows=self._recorder.rows if self._recorder else 0,
-            latency=Latency.of(list(self._latencies_ms)),
+            latency=self._latency.copy(),
             waiting_items=len(self._waiting),
             quarantine_left_out=self._quarantine.left_out if self._quarantine else 0,
             spool=self._spool.status() if self._spool else None,
@@ -161,12 +160,6 @@ class Collector:
             problems=list(self._problems),
             ended=self._ended,
         )
-
-    def newest_latencies_ms(self) -> list[float]:
-        """Return recv_ns - ns of the frames since the last call, or of the newest of them."""
-        new = min(self._latencies - self._latencies_told, len(self._latencies_ms))
-        self._latencies_told = self._latencies
-        return list(self._latencies_ms)[-new:] if new else []
 
     def _product_status(self, product_id: str) -> ProductStatus:
         broken = self._broken.get(product_id)
@@ -220,8 +213,13 @@ class Collector:
     def _apply(self, events: Events) -> None:
         """Take what one frame brought."""
         self._frames += 1
-        if not self._overflows():
-            self._feed(events)
+        if self._overflows():
+            return
+        self._feed(events)
+        if events:
+            newest = events[-1][1]  # Marks come before what a frame brings.
+            if newest["kind"].item(-1) <= _TRADE:
+                self._latency.add(time.time_ns() - newest["ns"].item(-1))
 
     def _feed(self, events: Events) -> None:
         closed: Closed = []
@@ -251,14 +249,13 @@ class Collector:
         except ValueError as e:
             self._break(product_id, str(e))
             return np.zeros(0, WINDOW)
-        if was_synced and stream.builder.reason:  # At the end it is lost for no reason.
-            self._gaps[stream.builder.reason.name.lower()] += 1
-        if rows["kind"][0] <= Kind.TRADE:
-            recv_ns = int(rows["recv_ns"][-1])
+        if was_synced and not stream.builder.synced:
+            reason = stream.builder.reason
+            if reason:  # At the end it is lost for no reason.
+                self._gaps[reason.name.lower()] += 1
+        if rows["kind"].item(0) <= _TRADE:
             self._updates[product_id] += len(rows)
-            self._recv_ns[product_id] = recv_ns
-            self._latencies_ms.append((recv_ns - int(rows["ns"][-1])) / 1e6)
-            self._latencies += 1
+            self._recv_ns[product_id] = rows["recv_ns"].item(-1)
         return windows
 
     def _release(self, closed: Closed) -> None:

@@ -20,6 +20,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from actors.collector import STOP_PATIENCE_S, Closed, Collector, CollectorSpec
 from actors.metrics import Metrics
 from actors.status import CollectorStatus
+from actors.warm_up import spare_from_collection, warm_up
 from market.errors import QuaverError
 
 NAMESPACE = "quaver"
@@ -46,8 +47,7 @@ class _Hosted(Collector):
             asyncio.get_running_loop().call_later(_AGAIN_S, os._exit, 1)
             return
         self._metrics = Metrics(spec.name)
-        self.start()
-        self._publishing = asyncio.create_task(self._publish())
+        self._beginning = asyncio.create_task(self._begin())
 
     async def told(self) -> CollectorSpec:
         """Return what this collector was told to do; QuaverError if it cannot do that."""
@@ -62,7 +62,15 @@ class _Hosted(Collector):
     async def stop(self) -> None:
         """Stop as every collector does; QuaverError if it could not begin."""
         self._check()
+        await asyncio.shield(self._beginning)
         await super().stop()
+
+    async def _begin(self) -> None:
+        """Connect once nothing is left to compile; answer calls meanwhile."""
+        await asyncio.to_thread(warm_up, self.spec.wire_format)
+        spare_from_collection()
+        self.start()
+        self._publishing = asyncio.create_task(self._publish())
 
     def _check(self) -> None:
         if self._failed:
@@ -70,7 +78,7 @@ class _Hosted(Collector):
 
     async def _publish(self) -> None:
         while True:
-            self._metrics.update(await self.status(), self.newest_latencies_ms())
+            self._metrics.update(await self.status())
             await asyncio.sleep(_METRICS_S)
 
 

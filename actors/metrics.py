@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from actors.connection import ConnectionState
+from actors.latency import Latency
 from actors.status import CollectorStatus
 
 _LATENCIES_S = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]
-_OBSERVED = 100  # Latencies a second, evenly among the newest: each costs as much as a frame.
+_OBSERVED = 1_000  # Latencies a second; beyond, a sample: each costs microseconds.
 _WHO = ("collector",)
 
 
@@ -23,6 +24,7 @@ class Metrics:
     def __init__(self, collector: str) -> None:
         self._who = {"collector": collector}
         self._counted: dict[tuple[str, str], float] = {}
+        self._observed = Latency()
         self._frames = Counter("quaver_frames", "frames received", _WHO)
         self._updates = Counter("quaver_updates", "levels and trades received", _WHO)
         self._gaps = Counter("quaver_gaps", "books lost, by reason", (*_WHO, "reason"))
@@ -36,7 +38,7 @@ class Metrics:
         self._rows = Counter("quaver_rows_recorded", "rows given to the spool", _WHO)
         self._latency = Histogram(
             "quaver_latency_seconds",
-            "from the venue's time of a frame to its reception; a sample of the frames",
+            "from the venue's time of a frame to its rows being in the book; a sample",
             _LATENCIES_S,
             _WHO,
         )
@@ -54,8 +56,8 @@ class Metrics:
             "quaver_freshness_seconds", "since a product's newest row", (*_WHO, "product")
         )
 
-    def update(self, status: CollectorStatus, latencies_ms: list[float]) -> None:
-        """Bring every metric to this status; `latencies_ms` are those since the last time."""
+    def update(self, status: CollectorStatus) -> None:
+        """Bring every metric to this status."""
         self._count(self._frames, "frames", status.frames)
         self._count(self._updates, "updates", status.updates)
         self._count(self._rows, "rows", status.rows)
@@ -69,8 +71,9 @@ class Metrics:
         states = Tally(connection.state for connection in status.connections)
         for state in ConnectionState:
             self._states.set(states[state], self._who | {"state": state.value})
-        for latency_ms in latencies_ms[:: 1 + len(latencies_ms) // _OBSERVED]:
-            self._latency.observe(max(0.0, latency_ms / 1e3), self._who)
+        for latency_ms in status.latency.since(self._observed).sample_ms(_OBSERVED):
+            self._latency.observe(latency_ms / 1e3, self._who)
+        self._observed = status.latency
         spool = status.spool
         values = {
             "books_synced": status.synced,

@@ -3,25 +3,10 @@
 from collections import Counter
 
 import msgspec
-import numpy as np
 
 from actors.connection import ConnectionStatus
+from actors.latency import Latency
 from actors.spool import SpoolStatus
-
-
-class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Percentiles of recv_ns - ns over the newest frames, milliseconds; None before any."""
-
-    p50_ms: float | None = None
-    p99_ms: float | None = None
-
-    @classmethod
-    def of(cls, newest_ms: list[float]) -> "Latency":
-        """Return the percentiles of these."""
-        if not newest_ms:
-            return cls()
-        p50, p99 = np.percentile(newest_ms, [50, 99]).tolist()
-        return cls(p50_ms=p50, p99_ms=p99)
 
 
 class ProductStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +32,7 @@ class CollectorStatus(msgspec.Struct, frozen=True, kw_only=True):
     gaps: dict[str, int]  # Books lost, by reason.
     frames: int
     rows: int  # Recorded.
-    latency: Latency
+    latency: Latency  # Of frames with rows: from their time to their rows being in the book.
     waiting_items: int  # For the consumer of the windows.
     quarantine_left_out: int
     spool: SpoolStatus | None  # None: it records nothing.

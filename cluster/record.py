@@ -19,7 +19,7 @@ from actors.raw import SIMULATED
 from actors.status import CollectorStatus
 from actors.store import Store
 from cluster.config import LIVE_FEED, LIVE_REST, Config, grids
-from cluster.record_view import Rates, Statuses, line, summary, table
+from cluster.record_view import Newest, Statuses, line, summary, table
 from cluster.session import ray_session
 from market.errors import QuaverError
 from market.products import Product, product
@@ -143,21 +143,21 @@ def _show(
     actors: dict[str, object], root: str, interrupted: threading.Event, console: Console
 ) -> None:
     """Show the fleet until it is interrupted or its market has ended."""
-    rates, began, said_s, problems = Rates(), time.monotonic(), 0.0, set[str]()
+    newest, began, said_s, problems = Newest(), time.monotonic(), 0.0, set[str]()
     with Live(console=console, refresh_per_second=2, transient=False) as display:
         while not interrupted.wait(_REFRESH_S):
             statuses = fleet.statuses(actors, _REFRESH_S)
             alive = [s for s in statuses.values() if isinstance(s, CollectorStatus)]
-            per_s, elapsed_s = rates.of(statuses), time.monotonic() - began
+            lately, elapsed_s = newest.of(statuses), time.monotonic() - began
             for status in alive:
                 for problem in set(status.problems) - problems:
                     problems.add(problem)
                     _say(console, f"[bold red]{status.name}:[/] {escape(problem)}")
             if console.is_terminal:
-                display.update(table(statuses, per_s, elapsed_s, root))
+                display.update(table(statuses, lately, elapsed_s, root))
             elif elapsed_s - said_s >= _LINE_S or not said_s:
                 said_s = elapsed_s
-                _say(console, line(statuses, per_s, elapsed_s))
+                _say(console, line(statuses, lately, elapsed_s))
             if alive and len(alive) == len(actors) and all(s.ended for s in alive):
                 return
 

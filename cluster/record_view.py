@@ -1,7 +1,7 @@
 """What `quaver record` shows of a fleet: a table, a line where there is no terminal, a summary."""
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import NamedTuple
@@ -10,9 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors.connection import ConnectionState
+from actors.latency import Latency
 from actors.status import CollectorStatus
 
 _FAR_MS = 100_000.0
+_LATELY_S = 10.0
 _STALE = 3  # Products shown, those with the oldest rows.
 _TROUBLES = 3
 _WELL = (ConnectionState.STREAMING, ConnectionState.CLOSED_BY_VENUE, ConnectionState.STOPPED)
@@ -20,33 +22,38 @@ _WELL = (ConnectionState.STREAMING, ConnectionState.CLOSED_BY_VENUE, ConnectionS
 Statuses = dict[str, CollectorStatus | str]  # By collector: its status, or why there is none.
 
 
-class _Seen(NamedTuple):
-    at_s: float
-    updates: dict[str, tuple[int, int]]  # By collector: its process and what it had counted.
+class Lately(NamedTuple):
+    """What a collector did in the last seconds."""
+
+    updates_per_s: float
+    latency: Latency
 
 
-class Rates:
-    """Updates a second, from one status to the next."""
+class Newest:
+    """The statuses of the last ten seconds."""
 
     def __init__(self) -> None:
-        self._last = _Seen(time.monotonic(), {})
+        self._seen: deque[tuple[float, dict[str, CollectorStatus]]] = deque()
 
-    def of(self, statuses: Statuses) -> dict[str, float]:
-        """Return the rate of each collector that answered now and before, in one process."""
+    def of(self, statuses: Statuses) -> dict[str, Lately]:
+        """Return what each collector did that answered now and before, in one process."""
         now = time.monotonic()
+        while self._seen and self._seen[0][0] < now - _LATELY_S:
+            self._seen.popleft()
         alive = {n: s for n, s in statuses.items() if isinstance(s, CollectorStatus)}
-        seen = {name: (status.pid, status.updates) for name, status in alive.items()}
-        before = self._last.updates
-        elapsed_s = max(1e-3, now - self._last.at_s)
-        self._last = _Seen(now, before | seen)
-        return {
-            name: (updates - before[name][1]) / elapsed_s
-            for name, (pid, updates) in seen.items()
-            if name in before and before[name][0] == pid
-        }
+        found = {}
+        for name, status in alive.items():
+            for at_s, then in self._seen:
+                before = then.get(name)
+                if before and before.pid == status.pid:
+                    per_s = (status.updates - before.updates) / max(1e-3, now - at_s)
+                    found[name] = Lately(per_s, status.latency.since(before.latency))
+                    break
+        self._seen.append((now, alive))
+        return found
 
 
-def table(statuses: Statuses, per_s: dict[str, float], elapsed_s: float, root: str) -> Table:
+def table(statuses: Statuses, lately: dict[str, Lately], elapsed_s: float, root: str) -> Table:
     """Return the live table, within 80 columns."""
     shown = Table(title=f"{_clock(elapsed_s)}  {escape(root)}", box=None, padding=(0, 1, 0, 0))
     shown.add_column("collector", no_wrap=True)
@@ -62,8 +69,8 @@ def table(statuses: Statuses, per_s: dict[str, float], elapsed_s: float, root: s
             name,
             _state(status),
             f"{status.synced}/{len(status.products)}",
-            f"{per_s.get(name, 0.0):,.0f}",
-            _latency(status),
+            f"{lately[name].updates_per_s if name in lately else 0:,.0f}",
+            _latency(lately.get(name)),
             str(sum(status.gaps.values())),
             _size(spool.moved_bytes) if spool else "-",
             _size(spool.spool_bytes) if spool else "-",
@@ -80,18 +87,18 @@ def table(statuses: Statuses, per_s: dict[str, float], elapsed_s: float, root: s
     return shown
 
 
-def line(statuses: Statuses, per_s: dict[str, float], elapsed_s: float) -> str:
+def line(statuses: Statuses, lately: dict[str, Lately], elapsed_s: float) -> str:
     """Return the state of the fleet in one line."""
     alive = _alive(statuses)
     away = [f"{name} {status}" for name, status in statuses.items() if isinstance(status, str)]
     synced, products = sum(s.synced for s in alive), sum(len(s.products) for s in alive)
-    p99 = max((s.latency.p99_ms for s in alive if s.latency.p99_ms is not None), default=None)
+    latency = Latency.sum(one.latency for one in lately.values()).percentiles_ms(99)
     spools = [s.spool for s in alive if s.spool]
     return ", ".join(
         [
             f"{_clock(elapsed_s)} {synced}/{products} books",
-            f"{sum(per_s.values()):,.0f} updates/s",
-            f"p99 {'-' if p99 is None else _ms(p99)} ms",
+            f"{sum(one.updates_per_s for one in lately.values()):,.0f} updates/s",
+            f"p99 {_ms(latency[0]) if latency else '-'} ms",
             f"gaps: {_counts(s.gaps for s in alive)}",
             f"errors: {_counts(s.errors for s in alive)}",
             f"written {_size(sum(spool.moved_bytes for spool in spools))}",
@@ -148,14 +155,14 @@ def _troubles(alive: list[CollectorStatus]) -> list[str]:
     ]
 
 
-def _latency(status: CollectorStatus) -> str:
-    p50, p99 = status.latency.p50_ms, status.latency.p99_ms
-    return "-" if p50 is None or p99 is None else f"{_ms(p50)}/{_ms(p99)}"
+def _latency(lately: Lately | None) -> str:
+    found = lately.latency.percentiles_ms(50, 99) if lately else None
+    return f"{_ms(found[0])}/{_ms(found[1])}" if found else "-"
 
 
 def _ms(latency_ms: float) -> str:
     """Show milliseconds; a replayed market's clock may be years from ours."""
-    return f"{latency_ms:.0f}" if abs(latency_ms) < _FAR_MS else "far"
+    return f"{latency_ms:.0f}" if latency_ms < _FAR_MS else "far"
 
 
 def _counts(counted: Iterable[dict[str, int]]) -> str:

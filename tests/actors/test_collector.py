@@ -498,7 +498,7 @@ def test_a_status_tells_of_every_product_and_of_the_connections(tmp_path: Path) 
                 "subscriptions",
             )
         )
-        assert status.latency.p50_ms is not None and status.latency.p99_ms is not None
+        assert 0 < status.latency.n <= status.counts["l2_data"] + status.counts["market_trades"]
         assert status.rows > status.updates and status.ended and status.problems == []
         assert msgspec.json.decode(msgspec.json.encode(status), type=CollectorStatus) == status
 

@@ -13,16 +13,17 @@ from rich.console import Console
 
 from actors import fleet
 from actors.connection import ConnectionState, ConnectionStatus
+from actors.latency import Latency
 from actors.listing import Listing
 from actors.raw import partitions, read_manifest, read_partition
 from actors.spool import SpoolStatus
-from actors.status import CollectorStatus, Latency, ProductStatus
+from actors.status import CollectorStatus, ProductStatus
 from actors.store import Store
 from cluster import cli
 from cluster import record as recording_command
 from cluster.config import load_config
 from cluster.record import listed_products
-from cluster.record_view import Rates, Statuses, line, summary, table
+from cluster.record_view import Lately, Newest, Statuses, line, summary, table
 from market.errors import QuaverError
 from market.events import Kind
 from market.products import product
@@ -31,6 +32,13 @@ from tests.helpers import Quaver
 
 IDS = ("BTC-USD", "ETH-USD", "SOL-USD")
 SECOND_NS = 1_000_000_000
+
+
+def latency(*ms: int) -> Latency:
+    made = Latency()
+    for one in ms:
+        made.add(one * 1_000_000)
+    return made
 
 
 def status(name: str, **changes: object) -> CollectorStatus:
@@ -65,7 +73,7 @@ def status(name: str, **changes: object) -> CollectorStatus:
         "gaps": {"disconnect": 1_234, "corrupt": 1},
         "frames": 123_456_789,
         "rows": 123_456_789,
-        "latency": Latency(p50_ms=12.3, p99_ms=1_234.5),
+        "latency": latency(12, 12, 1_234),
         "waiting_items": 0,
         "quarantine_left_out": 0,
         "spool": SpoolStatus(
@@ -94,7 +102,8 @@ STATUSES: Statuses = {
 
 def shown(statuses: Statuses, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(table(statuses, {"collector-0": 33_000.0}, 3_600.0, "s3://bucket/[prefix]"))
+    lately = {"collector-0": Lately(33_000.0, latency(12, 12, 1_234))}
+    console.print(table(statuses, lately, 3_600.0, "s3://bucket/[prefix]"))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 
@@ -108,7 +117,7 @@ def test_the_table_is_readable_in_80_columns() -> None:
         "backing off",
         "18/19",
         "33,000",
-        "12/1234",
+        "12/1245",  # A bucket's end: at most 1/32 more.
         "1235",
         "456.8 MB",
         "7.9 GB",
@@ -149,15 +158,34 @@ def test_refusals_and_what_keeps_the_root_away_are_shown() -> None:
 
 
 def test_a_collector_that_restarted_has_no_rate_until_it_is_seen_twice() -> None:
-    rates = Rates()
-    assert rates.of({"a": status("a", pid=1)}) == {}
-    assert set(rates.of({"a": status("a", pid=1), "b": "restarting"})) == {"a"}
-    assert rates.of({"a": status("a", pid=2)}) == {}
+    newest = Newest()
+    assert newest.of({"a": status("a", pid=1)}) == {}
+    assert set(newest.of({"a": status("a", pid=1), "b": "restarting"})) == {"a"}
+    assert newest.of({"a": status("a", pid=2)}) == {}
+
+
+def test_the_latency_shown_is_that_of_the_last_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    newest, clock = Newest(), [0.0]
+    monkeypatch.setattr("cluster.record.time.monotonic", lambda: clock[0])
+    shown = []
+    for second, ms in enumerate(([500], [500, 7], [500, 7, 9, 9])):
+        clock[0] = 8.0 * second
+        shown.append(newest.of({"a": status("a", latency=latency(*ms))}))
+    assert shown[0] == {}
+    assert shown[1]["a"].latency.n == 1 and shown[2]["a"].latency.n == 2  # Not since 16 s ago.
+    (p50,) = shown[2]["a"].latency.percentiles_ms(50) or ()
+    assert p50 == pytest.approx(9, rel=1 / 32)
 
 
 def test_without_a_terminal_there_is_a_line() -> None:
-    said = line(STATUSES, {"collector-0": 33_000.0, "collector-10": 1.0}, 61.0)
-    assert said.startswith("0:01:01 36/38 books, 33,001 updates/s, p99 1234 ms, gaps: disconnect")
+    lately = {
+        "collector-0": Lately(33_000.0, latency(*[12] * 99)),
+        "collector-10": Lately(1.0, latency(1_234, 1_234)),
+    }
+    said = line(STATUSES, lately, 61.0)
+    assert said.startswith("0:01:01 36/38 books, 33,001 updates/s, p99 1245 ms, gaps: disconnect")
     assert said.endswith("collector-2 restarting") and "\n" not in said
 
 
