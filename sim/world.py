@@ -40,7 +40,7 @@ class Market(Protocol):
 def step_of(tick_ns: int) -> int:
     """Return the event time of one step: whole ticks, about what the venue conflates over."""
     if tick_ns <= 0:
-        raise QuaverError("market.step_s must be at least one nanosecond")
+        raise QuaverError("market.tick_s must be at least one nanosecond")
     return tick_ns * max(1, CONFLATED_NS // tick_ns)
 
 

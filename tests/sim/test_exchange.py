@@ -13,7 +13,6 @@ from market.products import UNIVERSE
 from sim.exchange import Exchange
 from sim.exchange_config import ExchangeConfig
 from sim.flow import FlowConfig
-from sim.market_model import MarketConfig
 from sim.wire import DecimalText, timestamp_text
 from tests.sim.venue import (
     IDS,
@@ -162,8 +161,8 @@ def test_trades_name_the_makers_side_newest_first_and_continue_the_history() -> 
     play(script, duration_s=100.0)
 
 
-@pytest.mark.parametrize("step_s", [0.25, 1.0, 3.0])
-def test_there_is_one_heartbeat_per_second_of_event_time(step_s: float) -> None:
+@pytest.mark.parametrize("tick_s", [0.25, 1.0, 3.0])
+def test_there_is_one_heartbeat_per_second_of_event_time(tick_s: float) -> None:
     async def script(exchange: Exchange, socket: ClientConnection) -> None:
         frames = await all_frames(exchange, socket)
         beats = [frame for frame in frames if frame["channel"] == "heartbeats"]
@@ -174,7 +173,7 @@ def test_there_is_one_heartbeat_per_second_of_event_time(step_s: float) -> None:
         times = [frame["timestamp"] for frame in frames]
         assert times == sorted(times)
 
-    play(script, duration_s=12.0, market=MarketConfig(step_s=step_s))
+    play(script, duration_s=12.0, market=FlowConfig(tick_s=tick_s))
 
 
 def test_a_bad_message_gets_an_error_frame_and_the_socket_goes_on() -> None:

@@ -140,7 +140,7 @@ def test_a_dropped_frame_leaves_a_hole_a_double_comes_twice_and_a_swap_swaps() -
 
 def test_spoiled_frames_are_spoiled_as_their_kind_says() -> None:
     def harmed(kind: FaultKind) -> tuple[bytes, bytes]:
-        frames, tape = struck(Fault(kind=kind, product_id="BTC-USD"))
+        frames, tape = struck(Fault(kind=kind, product_id=IDS[0]))
         fault = tape.faults[0]
         assert fault.true is not None and fault.sent[0] in frames and fault.true not in frames
         return fault.true, fault.sent[0]
@@ -155,7 +155,7 @@ def test_spoiled_frames_are_spoiled_as_their_kind_says() -> None:
         assert json.loads(sent) != json.loads(true)
     true, sent = harmed(FaultKind.OFF_GRID)
     prices = [update["price_level"] for update in json.loads(sent)["events"][0]["updates"]]
-    off = [price for price in prices if Decimal(price) % product("BTC-USD").quote_increment]
+    off = [price for price in prices if Decimal(price) % product(IDS[0]).quote_increment]
     assert len(off) == 1
     true, sent = harmed(FaultKind.CLOCK_JUMP)
     said, real = json.loads(sent), json.loads(true)
@@ -164,12 +164,12 @@ def test_spoiled_frames_are_spoiled_as_their_kind_says() -> None:
 
 
 def test_a_crossed_frame_leaves_the_book_crossed() -> None:
-    frames, tape = struck(Fault(kind=FaultKind.CROSSED, product_id="BTC-USD"))
+    frames, tape = struck(Fault(kind=FaultKind.CROSSED, product_id=IDS[0]))
     book: dict[str, dict[Decimal, Decimal]] = {}
     crossings = []
     for number, frame in enumerate(events_of(frames)):
         for event in frame["events"] if frame["channel"] == "l2_data" else []:
-            if event["product_id"] != "BTC-USD":
+            if event["product_id"] != IDS[0]:
                 continue
             if event["type"] == "snapshot":
                 book = {"bid": {}, "offer": {}}
@@ -273,27 +273,27 @@ def test_a_refused_subscription_gets_an_error_and_no_book_and_heartbeats_go_on()
 
 
 def test_a_snapshot_that_nobody_asked_for_comes_in_mid_stream_and_is_true() -> None:
-    frames, tape = struck(Fault(kind=FaultKind.SNAPSHOT, product_id="BTC-USD"))
+    frames, tape = struck(Fault(kind=FaultKind.SNAPSHOT, product_id=IDS[0]))
     assert frames == tape.frames[1]
     read = events_of(frames)
-    assert kinds(read, "l2_data").count(("snapshot", "BTC-USD")) == 2
-    assert kinds(read, "market_trades").count(("snapshot", "BTC-USD")) == 2
+    assert kinds(read, "l2_data").count(("snapshot", IDS[0])) == 2
+    assert kinds(read, "market_trades").count(("snapshot", IDS[0])) == 2
     at = tape.faults[0].sequence_num
     assert at is not None and read[at]["events"][0]["type"] == "snapshot"
 
 
 def trade_ids(frames: list[bytes]) -> list[int]:
-    """Those of the updates of BTC-USD in order of arrival."""
+    """Those of the updates of the first product in order of arrival."""
     ids = []
     for frame in events_of(frames):
         event = frame["events"][0]
         if frame["channel"] == "market_trades" and event["type"] == "update":
-            ids += [int(t["trade_id"]) for t in event["trades"][::-1] if "BTC" in t["product_id"]]
+            ids += [int(t["trade_id"]) for t in event["trades"][::-1] if t["product_id"] == IDS[0]]
     return ids
 
 
 def test_missing_trades_leave_a_hole_in_their_ids_and_none_in_the_sequence() -> None:
-    fault = Fault(kind=FaultKind.MISSING_TRADES, product_id="BTC-USD")
+    fault = Fault(kind=FaultKind.MISSING_TRADES, product_id=IDS[0])
     frames, tape = struck(fault)
     assert frames == tape.frames[1]
     assert numbers(frames) == list(range(len(frames)))
@@ -306,7 +306,7 @@ def test_missing_trades_leave_a_hole_in_their_ids_and_none_in_the_sequence() -> 
 
 
 def test_late_trades_come_all_but_out_of_order() -> None:
-    frames, tape = struck(Fault(kind=FaultKind.LATE_TRADES, product_id="BTC-USD", seconds=6.0))
+    frames, tape = struck(Fault(kind=FaultKind.LATE_TRADES, product_id=IDS[0], seconds=6.0))
     assert numbers(frames) == list(range(len(frames)))
     times = [frame["timestamp"] for frame in events_of(frames)]
     assert times == sorted(times)

@@ -16,11 +16,13 @@ from sim.auth import ApiKey, new_key, sign
 from sim.engine import Engine, Trade
 from sim.exchange import Exchange
 from sim.exchange_config import ExchangeConfig
+from sim.flow import FlowConfig
 from sim.ladder import Change, Levels, Order
 from sim.rest import Rest
 from sim.rest_calls import PREFIX
 
-IDS = ("BTC-USD", "XRP-USD")
+IDS = ("STRK-USD", "CRV-USD")  # Those with the smallest books.
+SECONDS = FlowConfig(tick_s=1.0)  # One frame a second.
 Frame = dict[str, Any]
 Book = dict[str, dict[Decimal, Decimal]]
 
@@ -29,7 +31,7 @@ def play(
     script: Callable[[Exchange, ClientConnection], Awaitable[None]], **changes: Any
 ) -> Exchange:
     """Run a script as the client of an exchange that goes as fast as it is read."""
-    config = ExchangeConfig(**{"products": IDS, "speed": None, **changes})
+    config = ExchangeConfig(**{"products": IDS, "market": SECONDS, "speed": None, **changes})
 
     async def main() -> Exchange:
         async with asyncio.timeout(30), Exchange(config) as exchange:
