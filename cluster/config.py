@@ -69,7 +69,14 @@ class DemoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     live_beats: Annotated[int, msgspec.Meta(ge=20, description="beats to trade on paper")] = 60
     # Quiet enough, and with an edge that lasts long enough, for a few hours to teach it.
     market: FlowConfig = FlowConfig(
-        tick_s=1.0, activity=0.1, volatility_bps=1.2, edge_bps=20.0, drift_time_s=300.0
+        tick_s=1.0,
+        activity=0.1,
+        volatility_bps=0.8,
+        unrest=0.2,
+        trend_bps=0.0,
+        edge_bps=28.0,
+        drift_time_s=300.0,
+        book_tilt=1.0,
     )
 
 

@@ -34,6 +34,10 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     subscribe_deadline_s: Annotated[
         float, msgspec.Meta(gt=0, description="time from connecting to the first subscribe")
     ] = 5.0
+    idle_close_s: Annotated[
+        float,
+        msgspec.Meta(gt=0, description="event time without a frame after which one is closed"),
+    ] = 75.0
     port: Annotated[int, msgspec.Meta(ge=0, le=65535, description="0: any free one")] = 0
     per_address_per_s: Annotated[
         int | None,

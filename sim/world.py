@@ -9,7 +9,7 @@ from typing import Protocol
 
 from market.errors import QuaverError
 from market.products import Product
-from sim.engine import Trade
+from sim.engine import Engine, Trade
 from sim.ladder import Change, Levels
 from sim.wire import SECOND_NS, Frame, Listing, heartbeat_events, shared_frame, status_events
 
@@ -22,13 +22,16 @@ Wanted = Callable[[str, str | None], bool]  # channel, product_id
 
 
 class Market(Protocol):
-    """What the exchange drives; one that also has `engines` takes orders."""
+    """What the exchange drives; customers' orders go to its engines, one a product."""
 
     @property
     def products(self) -> Sequence[Product]: ...
 
     @property
     def tick_ns(self) -> int: ...
+
+    @property
+    def engines(self) -> Sequence[Engine]: ...
 
     def advance(self, to_ns: int) -> None: ...
 

@@ -26,6 +26,7 @@ from market.events import EVENT, Kind
 from market.products import UNIVERSE, product
 from market.windows import WINDOW
 from sim.exchange import Exchange, ExchangeConfig
+from tests.actors.market import SECONDS
 from tests.actors.venue import LIMIT_S, Client, Venue, ends, normal, play
 from tests.actors.wire import (
     BEAT_NS,
@@ -93,7 +94,7 @@ def after(config: ConnectionConfig = CONFIG, **changes: Any) -> ConnectionConfig
 
 
 def simulated(**changes: Any) -> Exchange:
-    return Exchange(ExchangeConfig(products=IDS, speed=None, **changes))
+    return Exchange(ExchangeConfig(products=IDS, market=SECONDS, speed=None, **changes))
 
 
 def test_windows_streamed_live_equal_those_rebuilt_from_what_was_recorded(tmp_path: Path) -> None:
@@ -196,7 +197,8 @@ def test_more_products_than_a_connection_takes_are_spread() -> None:
     ids = tuple(listed.id for listed in UNIVERSE[:27])
 
     async def test() -> None:
-        exchange = Exchange(ExchangeConfig(products=ids, speed=None, duration_s=12.0))
+        config = ExchangeConfig(products=ids, market=SECONDS, speed=None, duration_s=12.0)
+        exchange = Exchange(config)
         async with exchange:
             ours = collector(exchange.url, ids=ids)
             live = await streamed(ours, ids)

@@ -14,9 +14,29 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from market.errors import QuaverError
 from market.products import product
 from sim.exchange import Exchange
-from sim.faults import CLOSE_CODES, Fault, FaultConfig, FaultKind, Schedule, parse_schedule
-from sim.tape import IN_MEMORY, Tape, read_tape
-from tests.sim.venue import IDS, Frame, all_frames, ask, kinds, play, receive, until_ack
+from sim.faults import (
+    CLOSE_CODES,
+    REST_KINDS,
+    Fault,
+    FaultConfig,
+    FaultKind,
+    Schedule,
+    parse_schedule,
+)
+from sim.tape import IN_MEMORY, FaultDone, Tape, read_tape
+from tests.sim.venue import (
+    IDS,
+    Api,
+    Frame,
+    TakenMarket,
+    all_frames,
+    ask,
+    kinds,
+    play,
+    receive,
+    trade,
+    until_ack,
+)
 
 MINUTE_NS = 60 * 10**9
 SPOILERS = (
@@ -375,10 +395,57 @@ def test_a_fault_from_outside_is_checked() -> None:
         b'{"kind":"close","code":1005}',
         b'{"kind":"stall","seconds":-1}',
         b'{"kind":"drop","count":0}',
+        b'{"kind":"rest_500","count":1000000000}',
         b'{"kind":"drop","frames":2}',
     ):
         with pytest.raises(msgspec.ValidationError):
             msgspec.json.decode(wrong, type=Fault)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FaultKind if kind not in REST_KINDS])
+def test_every_fault_of_a_connection_can_be_had_over_http(kind: FaultKind) -> None:
+    async def script(exchange: Exchange, api: Api) -> None:
+        struck, note = asyncio.Event(), exchange.tape.fault
+
+        def noted(done: FaultDone) -> None:
+            note(done)
+            struck.set()
+
+        exchange.tape.fault = noted  # type: ignore[method-assign]
+
+        async def inject(**fault: Any) -> tuple[int, Any]:
+            url = f"{api.rest.url}/sim/faults"
+            async with api.session.post(url, json=fault) as answer:
+                return answer.status, await answer.json()
+
+        wanted = {"kind": kind, "product_id": "BTC-USD", "connection": 1, "seconds": 1.0}
+        assert await inject(**wanted) == (200, {"injected": False})  # Nobody is there.
+        async with connect(exchange.url, max_size=None, close_timeout=0.2) as socket:
+            await subscribe(socket, "BTC-USD")
+            for _ in range(3):
+                await until_ack(socket)
+            assert (await inject(**wanted | {"product_id": "NOPE-USD"}))[0] == 400
+            assert await inject(**wanted, code=1011) == (200, {"injected": True})
+            if kind is FaultKind.REFUSE:
+                await ask(socket, "subscribe", "status")
+            read = asyncio.ensure_future(raw_until_closed(socket))
+            await struck.wait()
+            socket.transport.abort()
+            await read
+        assert [fault.kind for fault in exchange.tape.faults] == [kind]
+
+    trade(script, TakenMarket())
+
+
+def test_a_snapshot_of_a_book_that_is_not_held_is_not_sent() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        await subscribe(socket, IDS[0])
+        for _ in range(3):
+            await until_ack(socket)
+        assert not await exchange.inject(Fault(kind=FaultKind.SNAPSHOT, product_id=IDS[1]))
+        assert exchange.tape.faults == []
+
+    play(script)
 
 
 def test_a_client_that_does_not_read_is_dropped_and_the_others_are_not() -> None:
