@@ -52,7 +52,7 @@ class Exchange:
     def __init__(self, config: ExchangeConfig, market: Market | None = None) -> None:
         self.config = config
         self.world = World(market or market_of(config), config.start_ns)
-        self.now_ns = config.start_ns  # Event time of the newest frame, UTC.
+        self.now_ns = config.start_ns  # Event time, UTC.
         self.tape = Tape(config.tape)
         self.rest_faults: list[Fault] = []  # That the next requests meet.
         self.lock = asyncio.Lock()
@@ -219,6 +219,7 @@ class Exchange:
                 await client.closed()
 
     async def _step(self, at_ns: int) -> None:
+        self.now_ns = at_ns
         for client in tuple(self.clients):
             await client.pass_time(at_ns, self._idle_ns)
             if not client.open:

@@ -125,6 +125,8 @@ def test_without_faults_the_tape_is_what_was_received(tmp_path: Path) -> None:
     assert [json.loads(frame)["sequence_num"] for frame in tape.frames[2]] == list(range(22))
     assert (tape.faults, exchange.tape.frames) == ([], {})
     assert [opened.connection for opened in tape.connections] == [1, 2]
+    with pytest.raises(QuaverError, match="another exchange"):
+        Tape(str(tmp_path / "tape"))
 
 
 @pytest.mark.parametrize(
