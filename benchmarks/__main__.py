@@ -33,7 +33,7 @@ def main() -> None:
     """Measure everything, then write; a script that fails leaves the page as it was."""
     _drop_stale_code()
     results = [result for script in SCRIPTS for result in _run(script)]
-    table = table_of(results, _where())
+    table = table_of(results, where())
     PAGE.write_text(replaced(PAGE.read_text("utf-8"), table), "utf-8")
     for result in results:
         if result.ratio < (target_of(result) or 0):
@@ -98,7 +98,7 @@ def _drop_stale_code() -> None:
         cached.unlink()
 
 
-def _where() -> str:
+def where() -> str:
     """Return commit, day, processor and versions in a line."""
     commit, changes = (
         subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True).stdout.strip()
