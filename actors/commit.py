@@ -21,7 +21,7 @@ from actors.raw import (
     read_manifest,
 )
 from actors.store import Store, sha256
-from market.events import Kind, Reason
+from market.events import EVENT, Kind, Reason, mark
 from market.products import Product
 
 START, BROKE_OFF = "start", "broke off"  # Reasons of gaps that no mark names.
@@ -37,6 +37,8 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     rows: NDArray[np.void]
     counts: dict[str, int] | None = None  # Of the session so far, where they have changed.
+    book: str | None = None  # Hash of the running book after the session's last row.
+    follows: int | None = None  # Number of the piece before it that has rows, if there was one.
     live: bool = False
     broke_off: bool = False  # Nothing follows, and no END was recorded.
 
@@ -62,6 +64,7 @@ def commit(store: Store, piece: Piece) -> int:
     _check_fits(manifest, piece)
     part, data = None, b""
     if len(piece.rows) and (replaced or not _listed(before, piece)):
+        piece = _after(before, piece)
         data = encode_part(piece.rows, piece.product)
         part = Part(
             name=piece.name,
@@ -93,9 +96,10 @@ def carry_gaps(gaps: list[Gap], events: NDArray[np.void], begins: bool) -> list[
     found = [gap for gap in gaps if gap.reason != BROKE_OFF]
     if begins:
         found = [Gap(ns=int(events["ns"][0]), reason=START)]
-    level = events["kind"] <= Kind.CARRIED
+    kinds = np.ascontiguousarray(events["kind"])
+    level = kinds <= Kind.CARRIED
     book_ends = level & ((events["last"] == 1) | np.append(~level[1:], True))
-    for at in np.flatnonzero(book_ends | (events["kind"] == Kind.UNSYNC)):
+    for at in np.flatnonzero(book_ends | (kinds == Kind.UNSYNC)):
         ns, is_open = int(events["ns"][at]), bool(found) and found[-1].until_ns is None
         if book_ends[at] and is_open:
             gap = found.pop()
@@ -128,6 +132,22 @@ def _listed(session: Session | None, piece: Piece) -> bool:
     return session is not None and any(part.name == piece.name for part in session.parts)
 
 
+def _after(before: Session | None, piece: Piece) -> Piece:
+    """The piece as it goes on with its session: no book is known after one that is missing."""
+    if before is None or piece.follows is None:
+        return piece
+    newest = int(before.parts[-1].name.removesuffix(".parquet").rpartition("-")[2])
+    if newest > piece.number:
+        raise Unfit(
+            f"{piece.product.id} on {piece.day}: {piece.name} comes after what followed it; "
+            "use another root"
+        )
+    if newest == piece.follows:
+        return piece
+    lost = np.array([mark(Kind.UNSYNC, before.last_ns, 0, Reason.CORRUPT)], EVENT)
+    return msgspec.structs.replace(piece, rows=np.concatenate([lost, piece.rows]))
+
+
 def _replaced(piece: Piece, before: Session | None) -> bool:
     return before is not None and piece.number == 0 and not piece.live
 
@@ -144,6 +164,7 @@ def _added(manifest: Manifest, piece: Piece, part: Part | None) -> Manifest:
             parts=[*session.parts, part],
             gaps=carry_gaps(session.gaps, piece.rows, begins=not session.parts),
             counts=session.counts if piece.counts is None else piece.counts,
+            book_sha256=piece.book,
         )
     if piece.broke_off and not any(gap.reason == BROKE_OFF for gap in session.gaps):
         gap = Gap(ns=session.last_ns, reason=BROKE_OFF)

@@ -7,6 +7,7 @@ disk. What a killed collector of this machine left is adopted by whichever mover
 import os
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +48,7 @@ class Mover:
         self._store = store
         self._folder = folder
         self._own = own
-        self._offered: deque[tuple[Path, bool]] = deque()
+        self._offered: deque[tuple[Path, bool, float]] = deque()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._halt = threading.Event()
@@ -64,9 +65,20 @@ class Mover:
         """What stops the mover, or else what it could not do and somebody has to see to."""
         return self._trying or self._told
 
+    @property
+    def waiting(self) -> int:
+        """How many segments of the own folder wait."""
+        return len(self._offered)
+
+    @property
+    def oldest_s(self) -> float:
+        """For how long the oldest of them has waited; 0 if there is none."""
+        offered = list(self._offered)
+        return time.monotonic() - offered[0][2] if offered else 0.0
+
     def offer(self, segment: Path, last: bool = False) -> None:
         """Take a finished segment of the own folder; `last` if no other will follow."""
-        self._offered.append((segment, last))
+        self._offered.append((segment, last, time.monotonic()))
         self._wake.set()
 
     def close(self, patience_s: float) -> bool:
@@ -81,14 +93,10 @@ class Mover:
     def _run(self) -> None:
         while not self._halt.is_set():
             closing = self._closing.is_set()
-            try:
-                for folder in writers(self._folder):
-                    if folder != self._own:
-                        self._adopt(folder)
-            except OSError as e:
-                self._told = f"cannot look for what others left in {self._folder}: {e}"
-            while self._offered and self._move(*self._offered[0]):
-                self._offered.popleft()
+            self._move_own()
+            for folder in writers(self._folder):
+                if folder != self._own:
+                    self._adopt(folder)
             if closing and not self._offered:
                 remove_if_done(self._own)
                 return
@@ -98,34 +106,46 @@ class Mover:
 
     def _adopt(self, folder: Path) -> None:
         """Finish what a killed collector left, if it is dead and nobody else is at it."""
-        lock = try_lock(folder)
-        if lock is None:
-            return
+        lock = None
         try:
+            lock = try_lock(folder)
+            if lock is None:
+                return
             segments = segments_of(folder)
             for path in segments:
-                if not self._move(path, path == segments[-1]):
+                self._move_own()  # What has not been kept elsewhere longest waits least.
+                if self._halt.is_set() or not self._move(path, path == segments[-1]):
                     return
             remove_if_done(folder)
+        except OSError as e:
+            self._told = f"cannot move what another collector left in {folder}: {e}"
         finally:
-            os.close(lock)
+            if lock is not None:
+                os.close(lock)
 
-    def _move(self, path: Path, last: bool) -> bool:
-        """Have a segment under the root and delete it; False if the mover is halted before."""
+    def _move_own(self) -> None:
+        """Move what was offered, trying until it is moved or the mover is halted."""
         wait_s = _FIRST_BACKOFF_S
-        while not self._halt.is_set():
-            try:
-                if path.exists():
-                    self._move_once(path, last)
-            except Exception as e:  # A mover that dies would fill the disk, whatever it was.
-                what = str(e) if isinstance(e, QuaverError) else repr(e)
-                self._trying = f"cannot move {path}: {what}; it is tried again"
+        while self._offered and not self._halt.is_set():
+            path, last, _ = self._offered[0]
+            if self._move(path, last):
+                self._offered.popleft()
+                wait_s = _FIRST_BACKOFF_S
+            else:
                 self._halt.wait(wait_s * random.uniform(0.5, 1))
                 wait_s = min(2 * wait_s, _MAX_BACKOFF_S)
-            else:
-                self._trying = None
-                return True
-        return False
+
+    def _move(self, path: Path, last: bool) -> bool:
+        """Have a segment under the root and delete it; False if that did not work."""
+        try:
+            if path.exists():
+                self._move_once(path, last)
+        except Exception as e:  # A mover that dies would fill the disk, whatever it was.
+            what = str(e) if isinstance(e, QuaverError) else repr(e)
+            self._trying = f"cannot move {path}: {what}; it is tried again"
+            return False
+        self._trying = None
+        return True
 
     def _move_once(self, path: Path, last: bool) -> None:
         try:
@@ -187,15 +207,19 @@ def pieces_of(segment: Segment, last: bool) -> list[Piece]:
     header = segment.header
     found: dict[tuple[str, int], tuple[Entry, list[NDArray[np.void]]]] = {}
     is_open: dict[str, Entry] = {}
+    follows: dict[tuple[str, int], int] = {}
     for block in segment.blocks:
         for entry, rows in _split(block.entries, block.rows):
-            before, collected = found.get((entry.product.id, entry.session_ns), (None, []))
+            key = entry.product.id, entry.session_ns
+            before, collected = found.get(key, (None, []))
             if entry.counts is None and before:
                 entry.counts = before.counts
-            found[entry.product.id, entry.session_ns] = entry, [*collected, rows]
+            if not entry.rows:
+                follows[key] = entry.number
+            found[key] = entry, [*collected, rows]
             still_open(is_open, entry)
     pieces = []
-    for entry, collected in found.values():
+    for (product_id, session_ns), (entry, collected) in found.items():
         goes_on = is_open.get(entry.product.id) is entry
         if goes_on and segment.lost_bytes and not last:
             lost = mark(Kind.UNSYNC, entry.last_ns, 0, Reason.CORRUPT)
@@ -208,6 +232,8 @@ def pieces_of(segment: Segment, last: bool) -> list[Piece]:
             number=header.number,
             rows=np.frombuffer(b"".join(collected), EVENT),
             counts=entry.counts,
+            book=entry.book,
+            follows=follows.get((product_id, session_ns)),
             live=True,
             broke_off=goes_on and last,
         )

@@ -90,15 +90,17 @@ class Quarantine:
         day = recv_ns // DAY_NS
         if day != self._day:
             self._day, self._day_bytes = day, 0
-        line = corrupt_line(recv_ns, reason, frame)
-        self._day_bytes += len(line)
-        if self._day_bytes > self._config.max_bytes_per_day:
+        room = self._config.max_bytes_per_day - self._day_bytes
+        # One that cannot fit is not even encoded: that would be the reading loop's time.
+        line = corrupt_line(recv_ns, reason, frame) if len(frame) < room else None
+        if line is None or len(line) > room:
             self.left_out += 1
             self._say(
                 f"{self._name}: more than {self._config.max_bytes_per_day} bytes of corrupt frames "
-                f"on {day_of(recv_ns)}; the rest of that day is counted, not kept"
+                f"on {day_of(recv_ns)}; what does not fit is counted, not kept"
             )
             return
+        self._day_bytes += len(line)
         self._pending.append(line)
 
     def close(self, patience_s: float) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.commit import Piece, commit
-from actors.raw import DAY_NS, day_of
+from actors.raw import DAY_NS, book_sha256, day_of
 from actors.store import Store
 from market.events import EVENT, Kind, mark
 from market.products import Product
@@ -39,10 +39,12 @@ class Sink(Protocol):
         session_ns: int,
         rows: NDArray[np.void],
         counts: Counts | None,
+        book: str | None,
     ) -> None:
         """Take rows (EVENT[n]) of the session that began at `session_ns`.
 
-        `counts` are the session's so far; None where they were not looked up.
+        `counts` are the session's so far; None where they were not looked up. `book` is the hash of
+        the running book after the session's last rows, else None.
         """
 
 
@@ -62,16 +64,17 @@ class Recorder:
         self.rows = 0
 
     def add(self, product: Product, events: NDArray[np.void], builder: WindowBuilder) -> None:
-        """Take the next events of a product; `builder` holds its book as it was before them.
+        """Take the next events of a product, which `builder` was fed; END only as the last.
 
         Raises what the sink raises.
         """
         first_ns = events["ns"].item(0)
         self.reach(product, first_ns, builder)
         session = self._open.get(product.id) or self._begin(product, first_ns)
-        self._put(product, session, events)
+        ends = events["kind"].item(-1) == Kind.END
+        self._put(product, session, events, book_sha256(builder) if ends else None)
         self.rows += len(events)
-        if events["kind"].item(-1) == Kind.END:
+        if ends:
             del self._open[product.id]
 
     def reach(self, product: Product, ns: int, builder: WindowBuilder) -> None:
@@ -80,7 +83,7 @@ class Recorder:
         while session and ns >= session.end_ns:
             midnight_ns = session.end_ns
             border = np.array([mark(Kind.CLOCK, midnight_ns, 0)], EVENT)
-            self._put(product, session, border)
+            self._put(product, session, border, book_sha256(builder))
             carried = builder.carried(midnight_ns, 0)
             session = self._begin(product, midnight_ns)
             self._put(product, session, carried if len(carried) else border)
@@ -90,12 +93,18 @@ class Recorder:
         self._open[product.id] = session
         return session
 
-    def _put(self, product: Product, session: "_Session", events: NDArray[np.void]) -> None:
+    def _put(
+        self,
+        product: Product,
+        session: "_Session",
+        events: NDArray[np.void],
+        book: str | None = None,
+    ) -> None:
         counts = None
         if events["kind"].item(-1) >= Kind.UNSYNC:
             before = session.counted_before
             counts = {k: n - before.get(k, 0) for k, n in self._counts_of(product.id).items()}
-        self._sink.put(product, session.day, session.ns, events, counts)
+        self._sink.put(product, session.day, session.ns, events, counts, book)
 
 
 class _Session:
@@ -132,6 +141,7 @@ class Parts:
         session_ns: int,
         rows: NDArray[np.void],
         counts: Counts | None,
+        book: str | None = None,
     ) -> None:
         """Take rows; QuaverError, possibly of an earlier write, if the root does not take them."""
         self._raise_failed(_WAITING_ROWS)
@@ -146,6 +156,7 @@ class Parts:
         held.count += len(rows)
         self._held_rows += len(rows)
         held.counts = counts or held.counts
+        held.book = book
         if held.count >= self._part_rows or rows["ns"].item(-1) - held.since_ns >= PART_NS:
             self._write(held)
         elif self._held_rows >= _WAITING_ROWS:
@@ -163,7 +174,7 @@ class Parts:
     def _write(self, held: "_Held") -> None:
         if not held.count:
             return
-        rows = np.frombuffer(b"".join(held.rows), EVENT)
+        rows = np.frombuffer(bytearray().join(held.rows), EVENT)
         self._held_rows -= held.count
         piece = Piece(
             product=held.product,
@@ -173,6 +184,7 @@ class Parts:
             number=held.number,
             rows=rows,
             counts=held.counts,
+            book=held.book,
         )
         held.rows, held.count, held.number = [], 0, held.number + 1
         self._writes.append((self._thread.submit(self._commit, piece), len(rows)))
@@ -205,3 +217,4 @@ class _Held:
         self.count = 0
         self.since_ns = 0
         self.counts: Counts = {}
+        self.book: str | None = None

@@ -44,6 +44,8 @@ class Entry(msgspec.Struct, kw_only=True, array_like=True):
     rows: int
     counts: Counts | None = None  # Of the session so far, where they were looked up.
     ended: bool = False
+    book: str | None = None  # Hash of the running book after the session's last row.
+    number: int = 0  # Of the segment that holds the session's newest rows.
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,8 +65,8 @@ class Block(msgspec.Struct, frozen=True):
     rows: NDArray[np.void]
 
 
-# Rows (EVENT[n], n > 0) of a session with its product, day and first event time, and counts.
-Put = tuple[Product, str, int, NDArray[np.void], Counts | None]
+# Rows (EVENT[n], n > 0) of a session with its product, day and first event time, counts and book.
+Put = tuple[Product, str, int, NDArray[np.void], Counts | None, str | None]
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -102,7 +104,8 @@ class SegmentFile:
 
     def close(self) -> None:
         """Write no more; what of a block is on disk that was not confirmed may be read."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # What counts is on disk already.
+            self._file.close()
 
 
 def encode_header(header: Header) -> bytes:
@@ -146,24 +149,53 @@ def still_open(open_entries: dict[str, Entry], entry: Entry) -> None:
         open_entries[entry.product.id] = entry
 
 
-def gathered(puts: Iterable[Put]) -> tuple[list[Entry], list[NDArray[np.void]]]:
-    """Return one entry for each session that something was put of, and the rows in their order."""
+def gathered(puts: Iterable[Put], number: int) -> tuple[list[Entry], list[NDArray[np.void]]]:
+    """Return one entry for each session that something was put of, and the rows in their order.
+
+    `number` is that of the segment they go to.
+    """
     found: dict[tuple[str, int], tuple[Entry, list[NDArray[np.void]]]] = {}
-    for product, day, session_ns, rows, counts in puts:
+    for product, day, session_ns, rows, counts, book in puts:
         key = (product.id, session_ns)
         if key not in found:
             entry = Entry(
-                product=product, day=day, session_ns=session_ns, last_ns=session_ns, rows=0
+                product=product,
+                day=day,
+                session_ns=session_ns,
+                last_ns=session_ns,
+                rows=0,
+                number=number,
             )
             found[key] = entry, []
         entry, collected = found[key]
         collected.append(rows)
         entry.rows += len(rows)
         entry.counts = entry.counts if counts is None else counts
+        entry.book = book
     for entry, collected in found.values():
         entry.last_ns = collected[-1]["ns"].item(-1)
         entry.ended = collected[-1]["kind"].item(-1) == Kind.END
     return [e for e, _ in found.values()], [r for _, rows in found.values() for r in rows]
+
+
+def claim(folder: Path, root: str) -> None:
+    """Note whose folder this is: what one root's collectors leave must not end in another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "root"
+    if not note.exists():
+        write_durably(note, root.encode())
+    elif (claimed := note.read_text()) != root:
+        raise QuaverError(
+            f"{folder} is the spool of {claimed}, not of {root}; give each root a folder of its own"
+        )
+
+
+def make_writer(spool: Path, name: str) -> tuple[Path, int | None]:
+    """Make a writer's folder, locked before others see it; return it and what holds the lock."""
+    hidden = spool / f".{name}"
+    hidden.mkdir(parents=True)
+    lock = try_lock(hidden)
+    return hidden.rename(spool / name), lock
 
 
 def try_lock(folder: Path) -> int | None:

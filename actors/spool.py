@@ -20,19 +20,20 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.mover import REFUSED, Mover
+from actors.mover import Mover
 from actors.segments import (
     Counts,
     Entry,
     Header,
     Put,
     SegmentFile,
+    claim,
     encode_block,
     encode_header,
     gathered,
+    make_writer,
     segments_of,
     still_open,
-    try_lock,
     write_durably,
 )
 from actors.store import Store
@@ -42,6 +43,7 @@ from market.products import Product
 _BLOCK_ROWS = 100_000  # Written and fsync'd at once.
 _ROOM_AGAIN = 0.8  # Of a limit that was reached, before there is room again.
 _RETRY_S = 0.2
+_LOOKING = 50  # Times as long as it takes to look at the folder, until it is looked at again.
 
 
 class SpoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -102,7 +104,8 @@ class Spool:
         self._writer = secrets.token_hex(4)
         self._waiting: deque[Put | Callable[[], None]] = deque()
         self._put_rows = self._written_rows = 0
-        self._disk_bytes = 0
+        self._disk_bytes = self._refused = 0
+        self._look_again_s = 0.0
         self._over_disk = self._over_buffer = self._stuck = False
         self._error: str | None = None
         self._wake = threading.Event()
@@ -110,8 +113,9 @@ class Spool:
         self._open: dict[str, Entry] = {}
         try:
             if config.folder:
-                _claim(self._folder, store.root)
-            self._own, self._lock = self._make_own_folder()
+                claim(self._folder, store.root)
+            safe = re.sub(r"[^A-Za-z0-9_.]", "_", name).lstrip(".")
+            self._own, self._lock = make_writer(self._folder, f"{safe}-{self._writer}")
             self._current = self._begin_segment(0)
         except OSError as e:
             raise QuaverError(
@@ -136,11 +140,12 @@ class Spool:
         session_ns: int,
         rows: NDArray[np.void],
         counts: Counts | None,
+        book: str | None = None,
     ) -> None:
         """Take rows; never waits, and never raises for trouble with the disk or the root."""
         if not len(rows):
             return
-        self._waiting.append((product, day, session_ns, rows, counts))
+        self._waiting.append((product, day, session_ns, rows, counts, book))
         self._put_rows += len(rows)
         if self._put_rows - self._written_rows > _BLOCK_ROWS and not self._wake.is_set():
             self._wake.set()
@@ -152,17 +157,15 @@ class Spool:
 
     def status(self) -> SpoolStatus:
         """Return what waits where."""
-        finished = [p for p in segments_of(self._own) if p != self._current.path]
-        oldest = min((_stat(p, "st_mtime") for p in finished), default=0.0)
         return SpoolStatus(
             buffered_rows=self._put_rows - self._written_rows,
             spool_bytes=self._disk_bytes,
-            segments=len(finished) + 1,
+            segments=self._mover.waiting + self._thread.is_alive(),
             moved_parts=self._mover.parts,
             moved_bytes=self._mover.bytes,
-            refused=len(list(self._folder.glob(f"{REFUSED}/*/*.seg"))),
+            refused=self._refused,
             last_error=self._error or self._mover.last_error,
-            oldest_unmoved_s=max(0.0, time.time() - oldest) if oldest else 0.0,
+            oldest_unmoved_s=self._mover.oldest_s,
         )
 
     def close(self, patience_s: float = 10.0) -> None:
@@ -178,6 +181,8 @@ class Spool:
         if self._lock is not None and stopped and not self._thread.is_alive():
             os.close(self._lock)
             self._lock = None
+        self._look_again_s = 0.0
+        self._look_at_disk()
         if rows := self._put_rows - self._written_rows:
             self._error = f"{rows} rows could not be written to {self._own}: {self._error}"
         elif left := len(segments_of(self._own)):
@@ -185,14 +190,6 @@ class Spool:
             self._error = (
                 f"{left} segments stay in {self._own}{why}; the next start moves them to the root"
             )
-
-    def _make_own_folder(self) -> tuple[Path, int | None]:
-        """Make this writer's folder, locked before others can see it."""
-        name = f"{re.sub(r'[^A-Za-z0-9_.]', '_', self._name).lstrip('.')}-{self._writer}"
-        hidden = self._folder / f".{name}"
-        hidden.mkdir(parents=True)
-        lock = try_lock(hidden)
-        return hidden.rename(self._folder / name), lock
 
     def _begin_segment(self, number: int) -> "SegmentFile":
         """Begin a segment, which says first what sessions are open."""
@@ -247,7 +244,7 @@ class Spool:
 
     def _write_until_done(self, puts: list["Put"]) -> None:
         """Write one block; where the disk does not take it, say so and try until it does."""
-        entries, rows = gathered(puts)
+        entries, rows = gathered(puts, self._current.number)
         data = encode_block(entries, rows)
         while True:
             try:
@@ -280,32 +277,29 @@ class Spool:
         except OSError as e:
             self._error = f"cannot begin a segment in {self._own}: {e}; make room on that disk"
             return  # The old one goes on.
+        self._error = None
         old.close()
         self._mover.offer(old.path)
 
     def _look_at_disk(self) -> None:
+        """Learn how much waits in the folder, at a cost that many files do not raise."""
+        began_s = time.monotonic()
+        if began_s < self._look_again_s:
+            return
         with suppress(OSError):  # A folder that goes while it is listed.
-            self._disk_bytes = sum(int(_stat(p, "st_size")) for p in self._folder.rglob("*.seg"))
-        was_over, limit = self._over_disk, self._config.max_bytes
-        self._over_disk = self._disk_bytes >= limit * (_ROOM_AGAIN if was_over else 1)
-        if self._over_disk and not was_over:
+            paths = list(self._folder.rglob("*.seg"))
+            self._disk_bytes = sum(map(_size, paths))
+            self._refused = sum(path.parent.parent != self._folder for path in paths)
+        limit = self._config.max_bytes * (_ROOM_AGAIN if self._over_disk else 1)
+        self._over_disk = self._disk_bytes >= limit
+        if self._over_disk:
             self._finish_segment()  # What is in it can go as well.
+        now_s = time.monotonic()
+        self._look_again_s = now_s + _LOOKING * (now_s - began_s)
 
 
-def _claim(folder: Path, root: str) -> None:
-    """Note whose folder this is: what one root's collectors leave must not end in another."""
-    folder.mkdir(parents=True, exist_ok=True)
-    note = folder / "root"
-    if not note.exists():
-        write_durably(note, root.encode())
-    elif (claimed := note.read_text()) != root:
-        raise QuaverError(
-            f"{folder} is the spool of {claimed}, not of {root}; give each root a folder of its own"
-        )
-
-
-def _stat(path: Path, field: str) -> float:
+def _size(path: Path) -> int:
     try:
-        return float(getattr(path.stat(), field))
+        return path.stat().st_size
     except FileNotFoundError:  # Moved in between.
-        return 0.0
+        return 0

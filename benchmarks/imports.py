@@ -9,12 +9,11 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
 
-import msgspec
 import numpy as np
 from pyarrow import csv
 
@@ -24,12 +23,15 @@ from benchmarks.harness import Result, report
 from datasets.imports import import_capture
 from datasets.tardis import import_tardis
 from market.products import UNIVERSE, Product, product
-from sim.wire import Envelope, Listing
+from sim.wire import Listing, shared_frame
 
 RUNS = 5
 FRAMES, CHANGES = 100_000, 5
+# As many as come within the time of a part: a recording of hours is that over and over, while in
+# few frames of 55 products most of the work is to begin 55 partitions.
+FRAMES_OF_A_PART = 530_000
 UPDATES_S = 1_500_000  # Of one core, from plain frames to raw partitions.
-_START = np.datetime64("2026-08-09T05:00:00", "ns")
+_START_NS = int(np.datetime64("2026-08-09T05:00:00", "ns").astype(np.int64))
 _FRAME_NS = 1_666_667  # 600 frames a second: 3,000 updates.
 
 
@@ -38,14 +40,11 @@ def measure() -> list[Result]:
     folder = Path(tempfile.mkdtemp(prefix="quaver-imports-"))
     try:
         results = []
-        for name, frames in _captures().items():
+        for name, frames, limit in _captures():
             path = folder / "capture.jsonl"
-            path.write_bytes(b"\n".join(frames) + b"\n")
-            levels = sum(frame.count(b'"price_level"') for frame in frames)
-            limit = UPDATES_S if name.startswith("5 changes") else None
             results += _measure(
                 f"import, {name}",
-                levels,
+                _written(path, frames),
                 partial(_import_capture, path, folder / "root"),
                 {"msgspec struct + float + round, read only": partial(_by_struct, path)},
                 limit,
@@ -55,13 +54,23 @@ def measure() -> list[Result]:
         shutil.rmtree(folder)
 
 
-def _captures() -> dict[str, list[bytes]]:
-    made = {
-        "5 changes a frame": list(frames_of((product("BTC-USD"),), FRAMES)),
-        "5 changes a frame, 55 products": list(frames_of(UNIVERSE, FRAMES)),
-    }
-    recorded = recorded_frames()
-    return made | {name: _renumbered(found * 20) for name, found in recorded.items()}
+def _captures() -> Iterator[tuple[str, Iterable[bytes], int | None]]:
+    """Yield what is imported, and how many updates of it a core must do in a second."""
+    yield "5 changes a frame", frames_of((product("BTC-USD"),), FRAMES), UPDATES_S
+    yield "5 changes a frame, 55 products", frames_of(UNIVERSE, FRAMES_OF_A_PART), UPDATES_S
+    yield "no more than 3 minutes of 55 products", frames_of(UNIVERSE, FRAMES), None
+    for name, frames in recorded_frames().items():
+        yield name, _renumbered(frames * 20), None
+
+
+def _written(path: Path, frames: Iterable[bytes]) -> int:
+    """Write a capture; return how many levels it has."""
+    levels = 0
+    with path.open("wb") as file:
+        for frame in frames:
+            file.write(frame + b"\n")
+            levels += frame.count(b'"price_level"')
+    return levels
 
 
 def _renumbered(frames: list[bytes]) -> list[bytes]:
@@ -70,36 +79,31 @@ def _renumbered(frames: list[bytes]) -> list[bytes]:
     return [number.sub(b"%d" % n, frame, count=1) for n, frame in enumerate(frames)]
 
 
-def frames_of(products: tuple[Product, ...], count: int) -> list[bytes]:
-    """Return a snapshot of each product and frames of five changes of one of them at a time.
+def frames_of(products: tuple[Product, ...], count: int) -> Iterator[bytes]:
+    """Yield a snapshot of each product and frames of five changes of one of them at a time.
 
     Changes are within 400 ticks of the middle, which stays, so that books are known throughout.
     """
     rng = np.random.default_rng(SEED)
     listings = [Listing(p) for p in products]
     middle = 100_000
-    frames, number = [], 0
+    number = 0
     for listing in listings:
         sides = [{middle + s * i: 1000 for i in range(1, 401)} for s in (-1, 1)]
-        frames.append(_frame(number, listing.snapshot(*sides)))
+        yield _frame(number, listing.snapshot(*sides))
         number += 1
-    which = rng.integers(0, len(products), count).tolist()
-    sides = rng.integers(0, 2, (count, CHANGES)).tolist()
-    ticks = rng.integers(2, 401, (count, CHANGES)).tolist()
-    lots = rng.integers(0, 10**6, (count, CHANGES)).tolist()
-    for at, side, distance, size in zip(which, sides, ticks, lots, strict=True):
-        changes = [
-            (s, middle + (d if s else -d), q) for s, d, q in zip(side, distance, size, strict=True)
-        ]
-        ns = int((_START + number * _FRAME_NS).astype(np.int64))
-        frames.append(_frame(number, listings[at].updates(changes, ns)))
+    which = rng.integers(0, len(products), count)
+    sides = rng.integers(0, 2, (count, CHANGES))
+    ticks = middle + rng.integers(2, 401, (count, CHANGES)) * np.where(sides, 1, -1)
+    lots = rng.integers(0, 10**6, (count, CHANGES))
+    for n, at in enumerate(which.tolist()):
+        changes = zip(sides[n].tolist(), ticks[n].tolist(), lots[n].tolist(), strict=True)
+        yield _frame(number, listings[at].updates(changes, _START_NS + number * _FRAME_NS))
         number += 1
-    return frames
 
 
-def _frame(number: int, events: object) -> bytes:
-    timestamp = f"{_START + number * _FRAME_NS}Z"
-    return msgspec.json.encode(Envelope("l2_data", timestamp, number, events))
+def _frame(number: int, events: bytes) -> bytes:
+    return shared_frame("level2", _START_NS + number * _FRAME_NS, events).numbered(number)
 
 
 def _measure(
@@ -151,7 +155,7 @@ def _measure_tardis(folder: Path) -> list[Result]:
     path = folder / "book.csv"
     count = 1_000_000
     rng = np.random.default_rng(SEED)
-    us = int(_START.astype(np.int64)) // 1000 + np.arange(count) // CHANGES * 2_000
+    us = _START_NS // 1000 + np.arange(count) // CHANGES * 2_000
     cents = 10_000_000 + rng.integers(1, 400, count) * np.where(rng.integers(0, 2, count), 1, -1)
     lots = rng.integers(0, 10**8, count)
     rows = ["exchange,symbol,timestamp,local_timestamp,is_snapshot,side,price,amount"]

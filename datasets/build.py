@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import ray.data
-from numpy.typing import NDArray
 
-from actors.raw import DAY_NS, day_of, day_start_ns, partitions, read_manifest, read_partition
+from actors.raw import DAY_NS, day_of, day_start_ns, partitions, read_manifest
 from actors.store import Store
+from datasets.rebuild import windows_of
 from datasets.tables import (
     read_windows,
     samples_table,
@@ -28,7 +28,7 @@ from market.errors import QuaverError
 from market.features import LOOKBACK_BEATS, features
 from market.labels import HORIZON_BEATS, labels
 from market.products import product_index
-from market.windows import BEAT_NS, WINDOW, WindowBuilder
+from market.windows import BEAT_NS, WINDOW
 
 
 class Built(msgspec.Struct):
@@ -42,23 +42,15 @@ class Built(msgspec.Struct):
     valid: int  # Valid beats, or samples with a label.
 
 
-def windows_of(events: NDArray[np.void]) -> NDArray[np.void]:
-    """Return all windows (WINDOW[n]) that a partition's events (EVENT[m]) close."""
-    return WindowBuilder().feed(events)
-
-
 def build_windows(store: Store, product_id: str, day: str) -> Built:
     """Build and write the windows of one raw partition."""
     manifest = read_manifest(store, product_id, day)
     if manifest is None:
         raise QuaverError(f"there is no raw partition of {product_id} on {day} in {store.root}")
-    events = read_partition(store, manifest)
-    try:
-        windows = windows_of(events)
-    except ValueError as e:
-        raise QuaverError(f"raw partition of {product_id} on {day} in {store.root}: {e}") from None
+    windows = windows_of(store, manifest)
     write_windows(store, product_id, day, windows)
-    return Built(product_id, day, "windows", len(events), len(windows), int(windows["valid"].sum()))
+    rows = sum(part.rows for session in manifest.sessions for part in session.parts)
+    return Built(product_id, day, "windows", rows, len(windows), int(windows["valid"].sum()))
 
 
 def build_samples(

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from actors.formats import FORMATS
+from actors.ids import id_table, next_other
 from actors.quarantine import keep_corrupt
 from actors.reader import Reader
 from actors.recorder import Parts, Recorder
@@ -91,10 +92,16 @@ def _products(
 ) -> tuple[dict[str, Product], tuple[str, ...]]:
     """Every product that the capture names, in order of appearance, and those to be skipped."""
     named: dict[str, None] = {}
+    table = id_table({})
     try:
         for block in blocks(path):
-            found = dict.fromkeys(_PRODUCT_ID.findall(block))
-            named.update(dict.fromkeys(product_id.decode() for product_id in found))
+            at = next_other(block, 0, table)
+            while at >= 0:
+                found = _PRODUCT_ID.match(block, at)
+                if found and (product_id := found[1].decode()) not in named:
+                    named[product_id] = None
+                    table = id_table(dict.fromkeys(named, 0))
+                at = next_other(block, at + 1, table)
     except QuaverError:
         if not named:
             raise

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.scanner import PLACES, integer, units
+from actors.scanner import PLACES
+from actors.text import after_text, bytes_of, integer, units
 from datasets.captures import blocks
 from market.errors import QuaverError
 from market.events import ASK, BID, BUY, EVENT, SELL, Kind
@@ -46,8 +47,7 @@ _KEPT_CORRUPT = 1_000
 _MAX_US = MAX_NS // 1_000
 _COMMA, _FEED, _RETURN = ord(","), ord("\n"), ord("\r")
 _TRUE, _FALSE, _BID, _ASK, _BUY, _SELL = (
-    np.frombuffer(f"{word},".encode(), np.uint8)
-    for word in ("true", "false", "bid", "ask", "buy", "sell")
+    bytes_of(f"{word},") for word in ("true", "false", "bid", "ask", "buy", "sell")
 )
 _SNAPSHOT, _CHANGE, _TRADE = int(Kind.SNAPSHOT), int(Kind.CHANGE), int(Kind.TRADE)
 CORRUPT = 1  # In `reason` of a row that is off its grid, until its frame is dropped.
@@ -279,13 +279,13 @@ def _row(data: bytes, at: int, trades: bool, entry: np.void, row: np.void) -> in
         first, second = _BUY, _SELL
     else:
         row.trade_id = 0
-        after = _after(data, at, _FALSE)
+        after = after_text(data, at, _FALSE)
         row.kind = _CHANGE if after >= 0 else _SNAPSHOT
-        at = after if after >= 0 else _after(data, at, _TRUE)
+        at = after if after >= 0 else after_text(data, at, _TRUE)
         first, second = _BID, _ASK
-    after = _after(data, at, first)
+    after = after_text(data, at, first)
     row.side = after < 0
-    at = after if after >= 0 else _after(data, at, second)
+    at = after if after >= 0 else after_text(data, at, second)
     if at < 0:
         return -1
     price, at = units(data, at, entry.price_places)
@@ -302,16 +302,6 @@ def _row(data: bytes, at: int, trades: bool, entry: np.void, row: np.void) -> in
 @compiled
 def _past(data: bytes, at: int, byte: int) -> int:
     return at + 1 if 0 <= at < len(data) and data[at] == byte else -1
-
-
-@compiled
-def _after(data: bytes, at: int, text: NDArray[np.uint8]) -> int:
-    if at < 0 or at + len(text) > len(data):
-        return -1
-    for i in range(len(text)):
-        if data[at + i] != text[i]:
-            return -1
-    return at + len(text)
 
 
 @compiled

@@ -469,7 +469,7 @@ def test_a_day_begins_with_the_book_as_it_was_before_the_frame_that_begins_it() 
     put: list[tuple[str, np.ndarray]] = []
 
     class Kept:
-        def put(self, product: Any, day: str, session_ns: int, rows: Any, counts: Any) -> None:
+        def put(self, product: Any, day: str, session_ns: int, rows: Any, *_: Any) -> None:
             put.append((day, rows))
 
     def level(kind: Kind, ns: int, side: int, price: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from actors.mover import pieces_of
-from actors.raw import Gap, Manifest, read_manifest, stretches
+from actors.raw import Gap, Manifest, read_manifest
 from actors.segments import Header, encode_block, encode_header, read_segment, segments_of
-from actors.spool import Spool, SpoolConfig
+from actors.spool import Spool, SpoolConfig, spool_folder
 from actors.store import Store
+from datasets.health import unknown
 from market.errors import QuaverError
 from market.events import EVENT, Kind, Reason, mark
 from market.products import product_of
@@ -30,6 +31,7 @@ from tests.actors.wire import (
     START_NS,
     Advanced,
     assert_same_rows,
+    rebuilt_windows,
     record,
 )
 
@@ -69,7 +71,7 @@ def manifest_of(store: Store, product_id: str = BTC, day: str = DAY) -> Manifest
     return manifest
 
 
-def left_behind(root: Path, puts: int, config: SpoolConfig = SMALL) -> Path:
+def left_behind(root: Path | str, puts: int, config: SpoolConfig = SMALL) -> Path:
     """The folder of a collector that put this much, each on disk, and died with the root away."""
     store = Failing(str(root))
     store.fails = lambda doing, path: True
@@ -78,7 +80,7 @@ def left_behind(root: Path, puts: int, config: SpoolConfig = SMALL) -> Path:
         put(spool, number)
         flushed(spool)
     spool.close(0.1)
-    (folder,) = (root / "spool").glob("dead-*")
+    (folder,) = spool_folder(store, config).glob("dead-*")
     assert f"stay in {folder}" in (spool.status().last_error or "")
     return folder
 
@@ -90,15 +92,15 @@ def assert_all(store: Store, puts: int) -> None:
         listed = [p.name for s in manifest_of(store, product_id).sessions for p in s.parts]
         lies = [p for p in store.files(f"raw/product={product_id}") if p.endswith(".parquet")]
         assert sorted(Path(p).name for p in lies) == sorted(listed)
-    assert not list((Path(store.root) / "spool").iterdir())
+    assert not list(spool_folder(store, SMALL).iterdir())
 
 
 # A root that fails.
 
 
 @pytest.mark.parametrize("doing", ["write", "written", "update", "updated"])
-def test_a_root_that_fails_and_comes_back_has_everything_once(tmp_path: Path, doing: str) -> None:
-    store, failures = Failing(str(tmp_path)), []
+def test_a_root_that_fails_and_comes_back_has_everything_once(root: str, doing: str) -> None:
+    store, failures = Failing(root), []
 
     def fails(now: str, path: str) -> bool:
         failures.append(path)
@@ -113,8 +115,8 @@ def test_a_root_that_fails_and_comes_back_has_everything_once(tmp_path: Path, do
     assert_all(store, 40)
 
 
-def test_while_the_root_is_away_rows_wait_on_disk_and_not_in_memory(tmp_path: Path) -> None:
-    store = Failing(str(tmp_path))
+def test_while_the_root_is_away_rows_wait_on_disk_and_not_in_memory(root: str) -> None:
+    store = Failing(root)
     store.fails = lambda doing, path: True
     with spooling(store, SMALL) as spool:
         for number in range(40):
@@ -134,12 +136,12 @@ def test_while_the_root_is_away_rows_wait_on_disk_and_not_in_memory(tmp_path: Pa
     assert_all(store, 40)
 
 
-def test_patience_at_the_end_is_kept_and_the_rest_is_for_the_next_start(tmp_path: Path) -> None:
+def test_patience_at_the_end_is_kept_and_the_rest_is_for_the_next_start(root: str) -> None:
     began = time.monotonic()
-    folder = left_behind(tmp_path, 5)
+    folder = left_behind(root, 5)
     assert time.monotonic() - began < 5
     assert len(segments_of(folder)) == 3
-    store = Store(str(tmp_path))
+    store = Store(root)
     Spool(store, "a test", "next", SMALL).close(LIMIT_S)
     assert_all(store, 5)
 
@@ -163,9 +165,9 @@ def test_a_mover_that_is_surprised_goes_on(tmp_path: Path) -> None:
 # A writer that was killed.
 
 
-def test_a_session_that_broke_off_says_so(tmp_path: Path) -> None:
-    left_behind(tmp_path, 5)
-    store = Store(str(tmp_path))
+def test_a_session_that_broke_off_says_so(root: str) -> None:
+    left_behind(root, 5)
+    store = Store(root)
     Spool(store, "a test", "next", SMALL).close(LIMIT_S)
     for product_id in IDS:
         (session,) = manifest_of(store, product_id).sessions
@@ -277,8 +279,8 @@ def test_what_lies_beside_the_spool_is_not_touched(tmp_path: Path) -> None:
 
 
 @contextmanager
-def process(root: Path, mode: str, point: str = "-") -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "tests.actors.spooling", str(root), mode, point]
+def process(root: str, mode: str, point: str = "-") -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "tests.actors.spooling", root, mode, point]
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     )
@@ -309,9 +311,9 @@ def read_until_dead(
     return confirmed, len(times), min(killed, time.monotonic()), times
 
 
-def assert_prefix_survived(root: Path, least: int, most: int) -> None:
+def assert_prefix_survived(root: str, least: int, most: int) -> None:
     """After the next start: a prefix of what was put, of every product, each row once."""
-    store = Store(str(root))
+    store = Store(root)
     Spool(store, "a test", "next", SMALL).close(LIMIT_S)
     for product_id in IDS:
         rows, manifest = recorded(store, product_id), manifest_of(store, product_id)
@@ -324,44 +326,40 @@ def assert_prefix_survived(root: Path, least: int, most: int) -> None:
         listed = [part.name for part in session.parts]
         lies = [p for p in store.files(f"raw/product={product_id}") if p.endswith(".parquet")]
         assert sorted(Path(p).name for p in lies) == sorted(listed)
-    assert not list((root / "spool").iterdir())
+    assert not list(spool_folder(store, SMALL).iterdir())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_a_kill_loses_at_most_a_second_and_nothing_that_was_confirmed(
-    tmp_path: Path, seed: int
-) -> None:
+def test_a_kill_loses_at_most_a_second_and_nothing_that_was_confirmed(root: str, seed: int) -> None:
     kill_after = int(np.random.default_rng(seed).integers(1_000, 2_000))
-    with process(tmp_path, "record") as child:
+    with process(root, "record") as child:
         confirmed, puts, killed, times = read_until_dead(child, kill_after)
     old = sum(at < killed - 1.0 for at in times)
     assert confirmed > 0 and old > 0
-    assert_prefix_survived(tmp_path, max(confirmed, old), puts)
+    assert_prefix_survived(root, max(confirmed, old), puts)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["after part", "after commit"])
-def test_a_kill_while_a_segment_is_moved_repeats_and_loses_nothing(
-    tmp_path: Path, point: str
-) -> None:
-    with process(tmp_path, "record", point) as child:
+def test_a_kill_while_a_segment_is_moved_repeats_and_loses_nothing(root: str, point: str) -> None:
+    with process(root, "record", point) as child:
         confirmed, puts, _, _ = read_until_dead(child, None)
         assert child.wait(LIMIT_S) == -9
     assert confirmed > 0
-    assert_prefix_survived(tmp_path, confirmed, puts)
+    assert_prefix_survived(root, confirmed, puts)
 
 
 @pytest.mark.slow
-def test_of_two_that_would_adopt_one_does(tmp_path: Path) -> None:
-    left_behind(tmp_path, 60)
-    with process(tmp_path, "adopt") as one, process(tmp_path, "adopt") as other:
+def test_of_two_that_would_adopt_one_does(root: str) -> None:
+    left_behind(root, 60)
+    with process(root, "adopt") as one, process(root, "adopt") as other:
         for child in (one, other):
             assert child.stdout and child.stdout.readline() == "ready\n"
         for child in (one, other):
             child.communicate("go\n", timeout=LIMIT_S)
             assert child.returncode == 0
-    assert_all(Store(str(tmp_path)), 60)
+    assert_all(Store(root), 60)
 
 
 # What a partition does not take.
@@ -425,47 +423,70 @@ def session_of(spool: Spool, start_s: int, seconds: int, price: int) -> None:
     spool.put(listed, DAY, start_ns, end, None)
 
 
-def test_where_live_sessions_overlap_the_later_one_is_read(tmp_path: Path) -> None:
+Told = tuple[int, int, int]  # A session's first second, its seconds and its price.
+
+
+def alone(root: Path, told: Told) -> NDArray[np.void]:
+    """The windows of a session as they were when it alone was recorded."""
+    with spooling(Store(str(root))) as spool:
+        session_of(spool, *told)
+    return rebuilt_windows(Store(str(root)))[BTC]
+
+
+@pytest.mark.parametrize(
+    "sessions",
+    [
+        [(0, 40, 1_000), (20, 40, 2_000)],  # One that was thought dead went on.
+        [(0, 40, 1_000), (22, 40, 2_000)],
+        [(0, 60, 1_000), (20, 16, 2_000)],  # A short one beside a long one.
+        [(0, 60, 1_000), (0, 6, 2_000)],  # Both carried the product over midnight.
+        [(0, 6, 1_000), (0, 60, 2_000)],
+        [(0, 60, 1_000), (0, 60, 2_000)],
+        [(0, 80, 1_000), (12, 60, 2_000), (24, 16, 3_000)],
+        [(0, 20, 1_000), (18, 22, 2_000), (30, 10, 3_000)],
+        [(0, 20, 1_000), (20, 20, 2_000)],
+        [(20, 20, 1_000), (0, 30, 2_000)],  # A clock that was set back.
+    ],
+)
+def test_what_any_of_overlapping_sessions_knew_is_known(
+    tmp_path: Path, sessions: list[Told]
+) -> None:
+    each = [alone(tmp_path / f"alone-{n}", told) for n, told in enumerate(sessions)]
+    store = Store(str(tmp_path / "together"))
+    with ExitStack() as open_spools:
+        for told in sessions:
+            session_of(open_spools.enter_context(spooling(store)), *told)
+    found = rebuilt_windows(store)[BTC]
+    known: dict[int, list[list[int]]] = {}
+    for windows in each:
+        for window in windows:
+            known.setdefault(int(window["beat"]), [])
+            if window["valid"]:
+                known[int(window["beat"])].append([int(window["bid"]), int(window["ask"])])
+    assert found["beat"].tolist() == sorted(known)
+    for window in found:
+        books = known[int(window["beat"])]
+        assert window["valid"] == bool(books)
+        assert not books or [int(window["bid"]), int(window["ask"])] in books
+    # Health knows the book at least where a window is valid.
+    for window in found[found["valid"]]:
+        start_ns = int(window["beat"]) * BEAT_NS
+        assert unknown(manifest_of(store), start_ns, start_ns + BEAT_NS) == []
+
+
+def test_of_two_that_know_a_beat_the_later_is_taken(tmp_path: Path) -> None:
+    """What a consumer got last, where a collector was replaced."""
     store = Store(str(tmp_path))
     with spooling(store) as one, spooling(store) as other:
-        session_of(one, 0, 40, 1_000)
-        session_of(other, 20, 40, 2_000)
-    rows = recorded(store, BTC)
-    border = START_NS + 20 * SECOND_NS
-    assert (np.diff(rows["ns"]) >= 0).all()
-    assert set(rows["price"][(rows["ns"] < border)]) == {0, 1_000, 1_001}
-    assert set(rows["price"][(rows["ns"] >= border)]) == {0, 2_000, 2_001}
-    windows = WindowBuilder().feed(rows)
-    assert windows["beat"].tolist() == sorted(set(windows["beat"].tolist()))
-    assert windows["beat"][0] == START_NS // BEAT_NS
-    first, second = stretches(manifest_of(store))
-    assert (first.cut, first.end_ns, second.cut) == (True, border, False)
-    assert second.end_ns == START_NS + 60 * SECOND_NS
-
-
-@pytest.mark.parametrize(("later_s", "gaps"), [(3, []), (5, []), (6, [(5, 6)]), (9, [(5, 7)])])
-def test_gaps_follow_the_cut(tmp_path: Path, later_s: int, gaps: list[tuple[int, int]]) -> None:
-    store = Store(str(tmp_path))
-    with spooling(store) as one, spooling(store) as other:
-        session_of(one, 0, 40, 1_000)
-        session_of(other, later_s, 4, 2_000)
-    first, _ = stretches(manifest_of(store))
-    seconds = [
-        ((g.ns - START_NS) // SECOND_NS, ((g.until_ns or 0) - START_NS) // SECOND_NS)
-        for g in first.gaps
-    ]
-    assert seconds == gaps
-
-
-def test_of_two_that_began_at_once_one_is_read(tmp_path: Path) -> None:
-    """Two collectors that both carried a product over midnight."""
-    store = Store(str(tmp_path))
-    with spooling(store) as one, spooling(store) as other:
-        session_of(one, 0, 10, 1_000)
-        session_of(other, 0, 10, 1_000)
-    assert len(manifest_of(store).sessions) == 2
-    (stretch,) = stretches(manifest_of(store))
-    assert len(recorded(store, BTC)) == sum(part.rows for part in stretch.session.parts)
+        session_of(one, 0, 60, 1_000)
+        session_of(other, 16, 24, 2_000)
+    found = rebuilt_windows(store)[BTC]
+    first = START_NS // BEAT_NS
+    bids = {int(w["beat"]) - first: int(w["bid"]) for w in found if w["valid"]}
+    # Of both, the beat in which a session begins, in which it has a gap and what follows of it
+    # until its new book are not known: the first loses beat 1, the second beats 4 and 5. The beat
+    # in which a session ends is not emitted: 9 of the second.
+    assert [bids.get(beat) for beat in range(2, 11)] == [1_000] * 4 + [2_000] * 3 + [1_000] * 2
 
 
 def test_a_capture_of_a_time_that_was_recorded_live_is_refused(tmp_path: Path) -> None:
@@ -506,8 +527,8 @@ class Forgetful(Store):
         super().update(path, change)
 
 
-def test_a_commit_whose_answer_was_lost_lists_its_part_once(tmp_path: Path) -> None:
-    store = Forgetful(str(tmp_path))
+def test_a_commit_whose_answer_was_lost_lists_its_part_once(root: str) -> None:
+    store = Forgetful(root)
     with spooling(store, SMALL) as spool:
         for number in range(5):
             put(spool, number)

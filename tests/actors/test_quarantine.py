@@ -82,6 +82,17 @@ def test_a_day_has_a_limit_that_is_told_once_and_the_next_day_has_its_own(
     assert len(caplog.records) == 1 and "1970-01-01" in caplog.text
 
 
+def test_a_huge_frame_leaves_room_for_others(tmp_path: Path) -> None:
+    config = msgspec.structs.replace(SOON, max_bytes_per_day=1 << 20)
+    quarantine = Quarantine(Store(str(tmp_path / "root")), tmp_path / "local", "a", config)
+    quarantine.keep(1, "x", bytes(64 << 20))
+    quarantine.keep(2, "x", b"frame")
+    quarantine.keep(3, "x", b"\xff" * 900_000)  # It fits, but not in base64.
+    quarantine.close(LIMIT_S)
+    assert quarantine.left_out == 2
+    assert [row["recv_ns"] for row in kept(tmp_path / "root")] == [2]
+
+
 def test_a_root_that_is_away_is_waited_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -291,6 +291,20 @@ def test_frames_of_any_values_say_what_the_general_parser_says(
     assert_same([json.dumps(written, separators=separators, ensure_ascii=bool(seed % 2)).encode()])
 
 
+TIMES = ["", "2", "2024-10-08T09:10:34.970831Z", "2024-10-08T09:10:34.970831Z0", "x", "2\\u005a"]
+
+
+@pytest.mark.parametrize("first", TIMES)
+@pytest.mark.parametrize("second", TIMES)
+def test_a_levels_time_may_be_any_beginning_of_the_one_before(first: str, second: str) -> None:
+    level = '{"side":"bid","event_time":"%s","price_level":"1","new_quantity":"1"}'
+    levels = ",".join(level % time for time in (first, second, first))
+    frame = SAMPLE[: SAMPLE.index(b"[{", 120)] + f"[{levels}]}}]}}".encode()
+    assert json.loads(frame)["events"][0]["updates"][1]["side"] == "bid"
+    assert_same([frame])
+    assert scanned([frame]) == [not {"x", TIMES[-1]} & {first, second}]
+
+
 @pytest.mark.slow
 @STEADY
 @given(price=NUMBERS, size=NUMBERS)

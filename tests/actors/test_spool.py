@@ -283,6 +283,31 @@ def test_a_limit_below_a_segment_is_no_end(tmp_path: Path) -> None:
     assert_same_rows(recorded(store, BTC), expected(BTC, number))
 
 
+def test_a_limit_reached_where_no_segment_can_be_begun_is_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at the very moment at which the segment should go."""
+    store = Store(str(tmp_path))
+    with spooling(store, SpoolConfig(flush_s=0.01, max_bytes=2_000)) as spool:
+        failures, write = [], actors.spool.write_durably
+
+        def fails_first(path: Path, data: bytes) -> None:
+            failures.append(path)
+            if len(failures) < 4:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(path, data)
+
+        monkeypatch.setattr(actors.spool, "write_durably", fails_first)
+        for number in range(200):
+            if spool.full:
+                break
+            put(spool, number)
+            flushed(spool)
+        wait_for(lambda: spool.status().moved_parts > 0 and not spool.full)
+        assert len(failures) >= 4
+        wait_for(lambda: spool.status().last_error is None)
+
+
 class _Away(Store):
     """A root that can be away."""
 

@@ -34,6 +34,7 @@ class Sink:
         session_ns: int,
         rows: NDArray[np.void],
         counts: Counts | None,
+        book: str | None,
     ) -> None:
         """Take rows."""
         self.rows.setdefault((day, session_ns), []).extend(rows.tolist())

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.advanced_trade import decoder
-from actors.raw import partitions, read_manifest, read_partition
+from actors.raw import partitions, read_manifest
 from actors.reader import Events, Reader
 from actors.recorder import Parts, Recorder
 from actors.store import Store
 from actors.stream import ProductStream
+from datasets.rebuild import windows_of
 from market.events import Kind
 from market.products import Product, product
 from market.windows import WINDOW, WindowBuilder
@@ -214,12 +215,12 @@ def record(
 
 
 def rebuilt_days(store: Store) -> dict[tuple[str, str], NDArray[np.void]]:
-    """Windows of every partition, each rebuilt alone by a builder that knows nothing else."""
+    """Windows of every partition, each session rebuilt alone, as `quaver build` does."""
     found = {}
     for product_id, day in partitions(store):
         manifest = read_manifest(store, product_id, day)
         assert manifest is not None
-        found[product_id, day] = WindowBuilder().feed(read_partition(store, manifest))
+        found[product_id, day] = windows_of(store, manifest)
     return found
 
 

@@ -166,10 +166,11 @@ def test_a_row_that_no_reader_makes_is_named_with_its_partition(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = np.zeros(1, EVENT)  # A level at a price of zero.
-    monkeypatch.setattr("datasets.build.read_manifest", lambda *_: object())
-    monkeypatch.setattr("datasets.build.read_partition", lambda *_: row)
+    store = Store(str(tmp_path))
+    record(store, Walk(1).snapshots(START_NS))
+    monkeypatch.setattr("datasets.rebuild.read_session", lambda *_: row)
     with pytest.raises(QuaverError, match=f"{BTC} on {DAYS[0]}.*row 0.*'price': 0"):
-        build_windows(Store(str(tmp_path)), BTC, DAYS[0])
+        build_windows(store, BTC, DAYS[0])
     assert files(tmp_path, "windows") == {}
 
 

@@ -107,11 +107,19 @@ def gap(ns: int, until_ns: int | None, reason: str = "gap") -> Gap:
         ([session(0, 100, gap(20, 50), gap(30, 60, "x"))], [(20, 50, "gap"), (50, 60, "x")]),
         # A moment is a gap too: its beat is lost.
         ([session(0, 100, gap(20, 20))], [(20, 20, "gap")]),
-        # The earlier session ends where the later begins, whatever it says of later.
+        # Of sessions that overlap one that knows the book is enough; of two that do not, the later
+        # says why.
         (
             [session(0, 80, gap(50, 70), gap(75, None, "x")), session(40, 100, gap(40, 45, "y"))],
-            [(40, 45, "y")],
+            [],
         ),
+        ([session(0, 80, gap(42, 60)), session(40, 100, gap(40, 45, "y"))], [(42, 45, "y")]),
+        ([session(0, 100), session(40, 60, gap(50, None, "x"))], []),
+        ([session(0, 90), session(40, 60, gap(60, None, "x"))], [(90, 100, NOT_RECORDED)]),
+        ([session(0, 60), session(0, 100, gap(0, 70, "x"))], [(60, 70, "x")]),
+        ([session(0, 60, gap(20, 20)), session(10, 100)], []),
+        ([session(0, 60, gap(20, 20)), session(10, 100, gap(10, 30, "x"))], [(20, 20, "x")]),
+        ([session(0, 50, gap(50, None)), session(50, 100)], [(50, 50, "gap")]),
         ([session(0, 80, gap(30, None)), session(40, 100)], [(30, 40, "gap")]),
         (
             [session(0, 40, gap(20, None), gap(40, None, "broke off")), session(60, 100)],

@@ -84,7 +84,13 @@ def test_a_capture_gives_the_windows_of_its_frames(tmp_path: Path) -> None:
     assert manifest is not None and 0 < manifest.sessions[0].parts[0].rows < done.rows
 
 
-def test_gzip_and_plain_are_the_same_whatever_the_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block_bytes", [1 << 12, 1 << 20])
+def test_gzip_and_plain_are_the_same_whatever_the_name(
+    tmp_path: Path, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In many parts and many blocks too, twice over."""
+    monkeypatch.setattr(captures, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("actors.recorder._WAITING_ROWS", 120)
     frames = stretch(2)
     plain = capture(tmp_path / "a.jsonl", frames)
     packed = capture(tmp_path / "a.jsonl.gz", frames)
@@ -94,7 +100,9 @@ def test_gzip_and_plain_are_the_same_whatever_the_name(tmp_path: Path) -> None:
     for i, path in enumerate((plain, packed, misnamed)):
         load(tmp_path / str(i), path)
         roots.append(files(tmp_path / str(i)))
-    assert roots[0] == roots[1] == roots[2]
+    load(tmp_path / "2", plain)
+    assert roots[0] == roots[1] == roots[2] == files(tmp_path / "2")
+    assert sum(name.endswith(".parquet") for name in roots[0]) > 2
 
 
 def test_blank_lines_and_carriage_returns_say_nothing(tmp_path: Path) -> None:
@@ -161,8 +169,11 @@ def test_another_capture_of_the_same_time_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "root", capture(tmp_path / "b.jsonl", stretch(2, START_NS + SECOND_NS)))
 
 
-def test_progress_is_told_with_the_number_of_frames(tmp_path: Path) -> None:
-    frames = stretch(1, seconds=4_000)
+def test_progress_is_told_with_the_number_of_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captures, "BLOCK_BYTES", 1 << 12)
+    frames = stretch(1)
     told: list[int] = []
     store = Store(str(tmp_path / "root"))
     import_capture(store, capture(tmp_path / "a.jsonl", frames), ADVANCED, {}, told.append)
@@ -197,6 +208,14 @@ def test_the_exchange_format_is_read(tmp_path: Path) -> None:
 
 
 # What is not known.
+
+
+def test_products_are_listed_as_they_appear_however_the_key_is_written(tmp_path: Path) -> None:
+    ids = ("SOL-USD", BTC, ETH)
+    frames = stretch(8, ids=ids)
+    frames = [frame.replace(b'"product_id":"', b'"product_id" : "') for frame in frames]
+    _, done = load(tmp_path / "root", capture(tmp_path / "a.jsonl", frames))
+    assert done.products == ids
 
 
 def test_products_without_a_grid_are_skipped_and_reported(tmp_path: Path) -> None:

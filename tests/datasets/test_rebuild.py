@@ -1,0 +1,171 @@
+"""A partition alone gives the book that was running, and says so where it does not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from actors.raw import (
+    Manifest,
+    Part,
+    book_sha256,
+    encode_part,
+    partition_path,
+    partitions,
+    read_manifest,
+    read_session,
+)
+from actors.store import Store, sha256
+from datasets.rebuild import windows_of
+from market.errors import QuaverError
+from market.events import Kind
+from market.windows import WindowBuilder
+from tests.actors.test_spool import live
+from tests.actors.wire import (
+    BTC,
+    DAY_NS,
+    DAYS,
+    DISCONNECT,
+    MIDNIGHT_NS,
+    SECOND_NS,
+    Walk,
+    record,
+)
+
+Rows = NDArray[np.void]
+
+
+def over_midnight(seed: int = 1) -> tuple[list[bytes], list[bytes]]:
+    """Frames before and after midnight, of one connection."""
+    walk = Walk(seed)
+    snapshots = walk.snapshots(MIDNIGHT_NS - 60 * SECOND_NS)
+    before = walk.frames(MIDNIGHT_NS - 59 * SECOND_NS, MIDNIGHT_NS - SECOND_NS)
+    after = walk.frames(MIDNIGHT_NS, MIDNIGHT_NS + 60 * SECOND_NS)
+    return [*snapshots, *before], list(after)
+
+
+def manifest_of(store: Store, day: str) -> Manifest:
+    manifest = read_manifest(store, BTC, day)
+    assert manifest is not None
+    return manifest
+
+
+def plainly(rows: Rows) -> str:
+    """The hash of a book, from its rows and the definitions."""
+    book: dict[tuple[int, int], int] = {}
+    for before, row in zip([None, *rows], rows, strict=False):
+        if row["kind"] <= Kind.CARRIED and (before is None or before["kind"] != row["kind"]):
+            book.clear()
+        if row["kind"] <= Kind.CHANGE:
+            book[int(row["side"]), int(row["price"])] = int(row["size"])
+    sides = [sorted((p, n) for (s, p), n in book.items() if s == side and n) for side in (0, 1)]
+    return sha256(
+        b"|".join(np.array(levels, "<i8").tobytes() for levels in (sides[0][::-1], sides[1]))
+    )
+
+
+@pytest.mark.parametrize("how", [record, live])
+def test_a_session_ends_with_the_hash_of_the_running_book(
+    tmp_path: Path, how: Callable[[Store, list[bytes]], object]
+) -> None:
+    before, after = over_midnight()
+    store = Store(str(tmp_path))
+    how(store, before + after)
+    assert len(partitions(store)) == 4
+    for product_id, day in partitions(store):
+        manifest = read_manifest(store, product_id, day)
+        assert manifest is not None
+        (session,) = manifest.sessions
+        assert session.book_sha256 == plainly(read_session(store, manifest, session))
+        windows_of(store, manifest)
+
+
+def changed(store: Store, day: str, change: Callable[[Rows], Rows]) -> Manifest:
+    """A partition whose rows were changed, and its manifest with them."""
+    manifest = manifest_of(store, day)
+    (session,) = manifest.sessions
+    rows = change(read_session(store, manifest, session))
+    data = encode_part(rows, manifest.listed)
+    part = Part(
+        name="part-changed.parquet",
+        rows=len(rows),
+        first_ns=session.first_ns,
+        last_ns=session.last_ns,
+        sha256=sha256(data),
+    )
+    store.write(f"{partition_path(BTC, day)}/{part.name}", data)
+    session = msgspec.structs.replace(session, parts=[part])
+    return msgspec.structs.replace(manifest, sessions=[session])
+
+
+def last_of_a_level(rows: Rows) -> int:
+    """Where a level got the size that it has in the end, not in the last row of a frame."""
+    seen: set[tuple[int, int]] = set()
+    for at in range(len(rows) - 1, -1, -1):
+        level = int(rows["side"][at]), int(rows["price"][at])
+        if rows["kind"][at] == Kind.CHANGE and level not in seen:
+            if rows["size"][at] and not rows["last"][at]:
+                return at
+            seen.add(level)
+    raise AssertionError("every change is deleted again")
+
+
+def without_one(rows: Rows) -> Rows:
+    return np.delete(rows, last_of_a_level(rows))
+
+
+def other_size(rows: Rows) -> Rows:
+    rows = rows.copy()
+    rows["size"][last_of_a_level(rows)] += 1
+    return rows
+
+
+@pytest.mark.parametrize("change", [without_one, other_size])
+@pytest.mark.parametrize("day", DAYS)
+def test_a_row_that_is_missing_or_wrong_is_found(
+    tmp_path: Path, day: str, change: Callable[[Rows], Rows]
+) -> None:
+    store = Store(str(tmp_path))
+    record(store, [frame for part in over_midnight() for frame in part])
+    manifest = changed(store, day, change)
+    with pytest.raises(
+        QuaverError, match=f"{BTC} on {day}.*session {manifest.sessions[0].session}"
+    ):
+        windows_of(store, manifest)
+
+
+def test_of_a_book_that_was_not_known_at_the_end_nothing_is_compared(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    before, after = over_midnight()
+    record(store, [*before, *after, b"cut off"])
+    manifest = changed(store, DAYS[1], without_one)
+    assert manifest.sessions[0].gaps[-1].until_ns is None
+    assert len(windows_of(store, manifest))
+
+
+def test_a_recording_that_broke_off_has_no_hash(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    before, after = over_midnight()
+    record(store, before + after, end=False)
+    assert manifest_of(store, DAYS[0]).sessions[0].book_sha256
+    assert manifest_of(store, DAYS[1]).sessions[0].book_sha256 is None
+
+
+def test_a_book_without_a_side_has_a_hash_of_its_own() -> None:
+    assert book_sha256(WindowBuilder()) == sha256(b"|")
+
+
+def test_the_book_of_an_earlier_session_of_the_process_is_none_of_the_next(tmp_path: Path) -> None:
+    """A leap of days after a reconnection ends a recording; the next begins with no book."""
+    store, later, later_ns = Store(str(tmp_path)), Walk(2), MIDNIGHT_NS + 40 * DAY_NS
+    before, _ = over_midnight()
+    after = [*later.snapshots(later_ns), *later.frames(later_ns, later_ns + 9 * SECOND_NS)]
+    record(store, [*before, DISCONNECT, *after])
+    assert len(partitions(store)) == 4
+    for product_id, day in partitions(store):
+        manifest = read_manifest(store, product_id, day)
+        assert manifest is not None
+        windows_of(store, manifest)
