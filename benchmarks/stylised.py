@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from actors import advanced_trade, exchange_feed
 from actors.reader import Reader
-from benchmarks.__main__ import ROOT, replaced
+from benchmarks.__main__ import ROOT, replaced, where
 from market.events import ASK, BID, EVENT, Kind, mark
 from market.products import Product, product, product_of
 from market.windows import BEAT_NS, WindowBuilder
@@ -68,7 +68,8 @@ def main() -> None:
         columns[f"generated {name}"] = _facts_of(_generated(product(name)))
     table = table_of(columns)
     print(table)  # noqa: T201
-    PAGE.write_text(replaced(PAGE.read_text("utf-8"), table), "utf-8")
+    page = replaced(PAGE.read_text("utf-8"), f"{where()}\n\n{table}")
+    PAGE.write_text(page, "utf-8")
 
 
 def measure(windows: NDArray[np.void], levels_near: float) -> Facts:

@@ -388,16 +388,25 @@ def exchange(
 ) -> None:
     """Run a simulated exchange: market data, orders and faults, on a websocket and over REST.
 
-    Addresses are printed; ports are free ones unless given. RATE is in faults a minute of event
-    time; single ones: POST /sim/faults. The fees are those of the configuration.
+    It speaks the protocol of Coinbase Advanced Trade. The addresses are printed: give the websocket
+    to `quaver record --feed`, and look at the rest with REST=http://...:
+
+    curl $REST/time; curl $REST/market/products; curl "$REST/market/product_book?product_id=BTC-USD"
+
+    Time begins with the first subscription or request. A schedule of faults is SEED:RATE, in faults
+    a minute of event time; single ones go to the same port:
+
+    curl -d '{"kind":"drop","count":3}' http://127.0.0.1:PORT/sim/faults
+
+    Whoever signs with the key of --key-file can trade. The fees are those of the configuration.
     """
     from cluster.config import load_config
     from cluster.exchange import ExchangeOptions, run_exchange
     from market.products import UNIVERSE
 
-    ids = tuple(products.split(",")) if products else tuple(one.id for one in UNIVERSE)
+    listed = tuple(one.id for one in UNIVERSE)
     options = ExchangeOptions(
-        products=ids,
+        products=listed if products is None else tuple(products.split(",")),
         speed=speed,
         seed=seed,
         activity=activity,

@@ -24,7 +24,7 @@ from market.actions import Fees
 from market.errors import QuaverError
 from market.products import UNIVERSE, Product, product
 from market.trader import TraderConfig
-from sim.market_model import MarketConfig
+from sim.flow import FlowConfig
 from tune.config import SweepConfig, TrainConfig, variants
 from tune.models import SeedConfig
 
@@ -69,7 +69,16 @@ class DemoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ] = 20.0
     live_beats: Annotated[int, msgspec.Meta(ge=20, description="beats to trade on paper")] = 60
     # Quiet enough, and with an edge that lasts long enough, for a few hours to teach it.
-    market: MarketConfig = MarketConfig(volatility_bps=1.2, edge_bps=20.0, drift_time_s=300.0)
+    market: FlowConfig = FlowConfig(
+        tick_s=1.0,
+        activity=0.1,
+        volatility_bps=0.8,
+        unrest=0.2,
+        trend_bps=0.0,
+        edge_bps=28.0,
+        drift_time_s=300.0,
+        book_tilt=1.0,
+    )
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

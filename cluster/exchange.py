@@ -17,6 +17,7 @@ from rich.live import Live
 
 from market.actions import Fees
 from market.errors import QuaverError
+from market.products import UNIVERSE
 from sim.accounts import AccountConfig
 from sim.auth import ApiKey, key_file, new_key
 from sim.exchange import Exchange
@@ -32,6 +33,7 @@ PER_ADDRESS_PER_S, PUBLIC_PER_S, PRIVATE_PER_S = 8, 10, 30
 _KEY_NAME = "organizations/simulated/apiKeys/customer"
 _OWNER = "customer"
 _REFRESH_S = 0.5
+_LISTED = frozenset(one.id for one in UNIVERSE)
 
 
 class ExchangeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,11 +97,17 @@ def load_key(path: Path) -> ApiKey:
 
 
 def _config(options: ExchangeOptions) -> ExchangeConfig:
-    speed = parse_speed(options.speed)
+    for id in options.products:
+        if id not in _LISTED:
+            raise QuaverError(
+                f"--products: {id!r} is not one of the {len(_LISTED)} products that are traded "
+                f"here; write them like {UNIVERSE[0].id},{UNIVERSE[1].id}"
+            )
+    speed, usd = parse_speed(options.speed), _amount(options.usd)
     faults = parse_schedule(options.faults) if options.faults else None
     accounts: tuple[AccountConfig, ...] = ()
     if options.key_path is not None:
-        balances = {"USD": _amount(options.usd)}
+        balances = {"USD": usd}
         keys = (load_key(options.key_path),)
         accounts = (AccountConfig(owner=_OWNER, balances=balances, keys=keys),)
     return ExchangeConfig(
@@ -128,7 +136,8 @@ def _amount(text: str) -> Decimal:
 
 
 async def _run(config: ExchangeConfig, options: ExchangeOptions, console: Console) -> None:
-    console.print(f"preparing {len(config.products)} books", highlight=False)
+    count = len(config.products)
+    console.print(f"preparing {count} {'books' if count > 1 else 'book'}", highlight=False)
     exchange = Exchange(config)
     rest = Rest(exchange, options.rest_port, public_per_s=PUBLIC_PER_S, private_per_s=PRIVATE_PER_S)
     async with exchange, rest:

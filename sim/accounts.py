@@ -4,6 +4,7 @@ The simulated flow has an account without limit, so that over all accounts and t
 currency is conserved.
 """
 
+import uuid
 from collections import defaultdict
 from decimal import Decimal
 from typing import Annotated
@@ -15,6 +16,12 @@ from sim.auth import ApiKey
 
 FLOW = None  # The owner of all orders that are nobody's.
 ZERO = Decimal(0)
+_UUIDS = uuid.UUID("0f6d3c53-5c0e-4b57-9d3f-6a2c8f0c7e11")
+
+
+def uuid_of(name: str) -> str:
+    """Return the id that the venue shows in place of a name, always the same."""
+    return str(uuid.uuid5(_UUIDS, name))
 
 
 class AccountConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

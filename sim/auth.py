@@ -57,13 +57,14 @@ class Keyring:
                 issuer=ISSUER,
                 options={"require": ["exp", "nbf", "iss", "sub"]},
             )
+            life_s = int(claims["exp"]) - int(claims["nbf"])
         except (jwt.PyJWTError, ValueError, TypeError) as e:
             raise Unauthorized(str(e)) from None
         if not header.get("nonce"):
             raise Unauthorized("the header has no nonce")
         if claims["sub"] != key.name:
             raise Unauthorized("sub is not the name of the key")
-        if claims["exp"] - claims["nbf"] > TOKEN_LIFE_S:
+        if life_s > TOKEN_LIFE_S:
             raise Unauthorized(f"a token lives {TOKEN_LIFE_S} s at most")
         if uris and claims.get("uri") not in uris:
             raise Unauthorized("uri is not that of the request")

@@ -88,7 +88,7 @@ class Engine:
             return []
         fills: list[Fill] = []
         if order.quote_units is not None:
-            self._spend(order, order.quote_units, other, fills)
+            self._spend(order, order.quote_units, other, limit, fills)
             return fills
         if crosses and (order.tif != "FOK" or other.holds(order, limit)):
             self._match(order, other, limit, fills)
@@ -137,10 +137,12 @@ class Engine:
             taker.left -= lots
             self._fill(maker, taker, lots, other, fills)
 
-    def _spend(self, taker: Order, budget: int, other: "Side", fills: list[Fill]) -> None:
+    def _spend(
+        self, taker: Order, budget: int, other: "Side", limit: int, fills: list[Fill]
+    ) -> None:
         """Buy for a budget: FILLED when what is left of it does not buy another lot."""
         taker.status = Status.CANCELLED
-        while other.keys:
+        while other.keys and other.keys[-1] >= limit:
             maker, price = other.first(), -other.keys[-1]
             if taker.owner is not None and maker.owner == taker.owner:
                 return
@@ -186,7 +188,7 @@ def _check(order: Order) -> None:
     if order.status is not Status.OPEN or order.level is not None or order.left != order.lots:
         raise ValueError(f"order {order.order_id} was submitted before")
     if by_quote:
-        sound = market and order.side == BUY and order.tif == "IOC" and order.lots == 0
+        sound = order.side == BUY and order.tif == "IOC" and order.lots == 0
         sound = sound and order.quote_units is not None and order.quote_units > 0
     else:
         sound = order.lots > 0 and (not market or order.tif in ("IOC", "FOK"))

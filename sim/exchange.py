@@ -4,13 +4,14 @@ It speaks the venue's protocol (one channel per message, acks that list the whol
 sequence per connection over every numbered frame, refusals that leave the socket open) over a
 market, so that a recorder or a trader runs against it unchanged.
 
-All connections see one world. It advances in steps of event time, and starts with the first
-`level2` subscription: a client that subscribes `heartbeats` and `market_trades` before `level2`
-misses nothing. Requests are answered between steps, under the lock that a step holds, so a
-snapshot is exactly the state before the next update and numbers are given in the order of sending.
+All connections see one world, which advances in steps of event time. Requests are answered between
+steps, under the lock that a step holds, so a snapshot is exactly the state before the next update
+and numbers are given in the order of sending.
 With `speed=None` the world goes as fast as its clients read and stands still while nobody holds
-a `level2` subscription; every send waits for the client, so memory stays bounded. With a speed
-nobody is waited for, and a client with too much unread is dropped.
+a `level2` subscription: a client that subscribes `heartbeats` and `market_trades` before `level2`
+misses nothing. Every send waits for the client, so memory stays bounded. With a speed the world
+starts with the first subscription or REST request; nobody is waited for, and a client with too
+much unread is dropped.
 """
 
 import asyncio
@@ -27,22 +28,21 @@ from websockets.http11 import Response
 
 from market.errors import QuaverError
 from sim.accounts import Accounts
-from sim.auth import Keyring, Unauthorized
+from sim.auth import Keyring
+from sim.desk import Desk
 from sim.exchange_config import ExchangeConfig, market_of
 from sim.faults import REST_KINDS, Fault, FaultKind, Schedule
 from sim.ladder import Levels
 from sim.limits import Limiter
 from sim.market_feed import POLICY_VIOLATION, Client
-from sim.orders import Broker, broker_of
+from sim.orders import Broker
 from sim.tape import Opened, Tape
-from sim.user_feed import order_events, snapshots
-from sim.wire import SECOND_NS, TOO_MANY, UNKNOWN_CHANNEL, Frame, Request, parse, shared_frame
+from sim.wire import SECOND_NS, Frame, Request, parse
 from sim.world import Market, World
 
-MAX_LEVEL2_PRODUCTS = 30
 LIMITED = "rate limit exceeded"  # The venue's own text is not known.
 SEND_BUFFER_BYTES = 1 << 16
-_UNLIMITED_BYTES = 1 << 30  # As much as uvloop takes.
+_UNLIMITED_BYTES = 1 << 30  # The most that uvloop, on which Ray actors run, can be told is 2 GiB.
 _CLOSE_TIMEOUT_S = 1.0
 
 
@@ -52,28 +52,29 @@ class Exchange:
     def __init__(self, config: ExchangeConfig, market: Market | None = None) -> None:
         self.config = config
         self.world = World(market or market_of(config), config.start_ns)
-        self.now_ns = config.start_ns  # Event time of the newest frame, UTC.
+        self.now_ns = config.start_ns  # Event time, UTC.
         self.tape = Tape(config.tape)
         self.rest_faults: list[Fault] = []  # That the next requests meet.
-        self.clients: set[Client] = set()
         self.lock = asyncio.Lock()
         self.keys = Keyring(tuple(key for account in config.accounts for key in account.keys))
         self.broker: Broker | None = None
         if config.accounts:
             accounts = Accounts(config.accounts)
-            self.broker = broker_of(self.world.market, self.world.listings, accounts, config.fees)
+            engines = self.world.market.engines
+            self.broker = Broker(self.world.listings, engines, accounts, config.fees)
         self._schedule = config.faults and Schedule(config.faults, config.start_ns)
         self._random = Random(f"{config.market.seed}:faults at the wire")
         self._connections, self._messages = (Limiter(config.per_address_per_s) for _ in range(2))
-        self._wanted = asyncio.Event()
-        self._interest: set[tuple[str, str | None]] = set()
+        self._desk = Desk(self.world, self.keys, self.broker)
+        self._idle_ns = round(config.idle_close_s * SECOND_NS)
+        self._begun = asyncio.Event()
         self._ended = False
         self._numbers = 0
         self._server: Server | None = None
         self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen on 127.0.0.1; the world waits for the first `level2` subscription."""
+        """Listen on 127.0.0.1; the world waits for its first client."""
         waits = self.config.speed is None
         try:
             self._server = await serve(
@@ -127,6 +128,11 @@ class Exchange:
         await self.stop()
 
     @property
+    def clients(self) -> set[Client]:
+        """All connections that are open."""
+        return self._desk.clients
+
+    @property
     def url(self) -> str:
         """Where clients connect; only after `start`."""
         if self._server is None:
@@ -136,6 +142,10 @@ class Exchange:
     def book(self, product_id: str) -> tuple[Levels, Levels]:
         """Return copies of the full book now, bids and asks, in ticks and lots."""
         return self.world.book(product_id)
+
+    def begin(self) -> None:
+        """Let time pass, if it goes by itself; nothing if it does already."""
+        self._begun.set()
 
     async def inject(self, fault: Fault) -> bool:
         """Let a fault happen; False if there is no connection that it could happen to."""
@@ -159,39 +169,40 @@ class Exchange:
                 client.stall(fault, self.now_ns)
             case FaultKind.HALF_OPEN:
                 client.cut(fault, self.now_ns)
-                self._note_interest()
+                self._desk.note_interest()
             case FaultKind.CLOSE:
                 client.log(fault.kind, self.now_ns, str(fault.code))
                 client.close(fault.code)
-                self._forget(client)
+                self._desk.forget(client)
             case FaultKind.SNAPSHOT:
-                await self._resend(client, fault)
+                return await self._resend(client, fault)
             case _:
                 client.arm(fault)
         return True
 
-    async def _resend(self, client: Client, fault: Fault) -> None:
-        """Send snapshots that nobody asked for, of books and of trades."""
+    async def _resend(self, client: Client, fault: Fault) -> bool:
+        """Send snapshots that nobody asked for, of books and of trades; False if of none."""
         held = client.subscriptions.get("level2", [])
-        ids = [fault.product_id] if fault.product_id else held[:]
+        ids = [id for id in held if fault.product_id in (None, id)]
         for id in self._random.sample(ids, min(fault.count, len(ids))):
             client.log(fault.kind, self.now_ns, id)
             for channel in ("level2", "market_trades"):
                 if id in client.subscriptions.get(channel, []):
-                    await self._open(client, channel, [id])
+                    await self._desk.open(client, channel, [id], self.now_ns)
+        return bool(ids)
 
     async def _run(self) -> None:
         config = self.config
         end_ns = None
         if config.duration_s is not None:
             end_ns = config.start_ns + round(config.duration_s * SECOND_NS)
-        await self._wanted.wait()
+        await (self._desk.books_wanted if config.speed is None else self._begun).wait()
         loop = asyncio.get_running_loop()
         began = loop.time()
         at_ns = config.start_ns
         while end_ns is None or at_ns < end_ns:
             if config.speed is None:
-                await self._wanted.wait()
+                await self._desk.books_wanted.wait()
                 await asyncio.sleep(0)
             else:
                 due = began + (at_ns - config.start_ns) / SECOND_NS / config.speed
@@ -208,22 +219,21 @@ class Exchange:
                 await client.closed()
 
     async def _step(self, at_ns: int) -> None:
+        self.now_ns = at_ns
         for client in tuple(self.clients):
-            await client.pass_time(at_ns)
+            await client.pass_time(at_ns, self._idle_ns)
+            if not client.open:
+                self._desk.forget(client)
         if self._schedule and (fault := self._schedule.due(at_ns)):
             if await self._inject(fault):
                 self._schedule.taken()
-        await self._publish(self.world.step(at_ns, self._is_wanted))
+        await self._publish(self.world.step(at_ns, self._desk.is_wanted))
         await self.book_orders()
 
     async def book_orders(self) -> None:
         """Book what the engines did with customers' orders, and tell them; under the lock."""
-        changed = self.broker.book_fills(self.now_ns) if self.broker else []
-        for client in tuple(self.clients) if changed else ():
-            mine = [one for one in changed if one.owner == client.owner]
-            if mine and "user" in client.subscriptions:
-                events = order_events("update", mine)
-                await client.publish(shared_frame("user", self.now_ns, events))
+        if self.broker and (changed := self.broker.book_fills(self.now_ns)):
+            await self._desk.tell(changed, self.now_ns)
 
     async def _publish(self, frames: list[Frame]) -> None:
         for frame in frames:
@@ -232,10 +242,7 @@ class Exchange:
                 if client.wants(frame):
                     await client.publish(frame)
                     if not client.open:
-                        self._forget(client)
-
-    def _is_wanted(self, channel: str, product_id: str | None) -> bool:
-        return (channel, product_id) in self._interest
+                        self._desk.forget(client)
 
     def _admit(self, socket: ServerConnection, handshake: Handshake) -> Response | None:
         if self._connections.admits(_address(socket), time.monotonic()):
@@ -258,14 +265,15 @@ class Exchange:
                     request = self._read(socket, message)
                     if isinstance(request, Request) and request.type == "subscribe":
                         deadline.reschedule(None)
+                        self.begin()
                     async with self.lock:
-                        await self._answer(client, request)
+                        await self._desk.answer(client, request, self.now_ns)
         except TimeoutError:
             client.close(POLICY_VIOLATION, "no subscribe in time")
         except ConnectionClosed:
             pass
         finally:
-            self._forget(client)
+            self._desk.forget(client)
             self.tape.closed(client.number)
             await client.closed()
 
@@ -273,9 +281,15 @@ class Exchange:
         self._numbers += 1
         random = Random(self._random.random())
         client = Client(
-            self._numbers, socket, self.tape, random, self._above_best, max_unread_bytes
+            self._numbers,
+            socket,
+            self.tape,
+            random,
+            self._above_best,
+            max_unread_bytes,
+            self.now_ns,
         )
-        self.clients.add(client)
+        self._desk.clients.add(client)
         self.tape.opened(Opened(client.number, socket.remote_address[1], self.now_ns))
         return client
 
@@ -284,78 +298,10 @@ class Exchange:
             return LIMITED
         return parse(message, self.world.listings)
 
-    def _forget(self, client: Client) -> None:
-        self.clients.discard(client)
-        self._note_interest()
-
-    def _note_interest(self) -> None:
-        self._interest = {
-            (channel, None if channel in ids else id)
-            for client in self.clients
-            for channel, ids in client.subscriptions.items()
-            for id in ids
-        }
-        # One that hears nothing any more does not keep the world going.
-        if any("level2" in c.subscriptions and not c.half_open for c in self.clients):
-            self._wanted.set()
-        else:
-            self._wanted.clear()
-
     def _above_best(self, product_id: str) -> tuple[str, str]:
         listing = self.world.listings[product_id]
         _, asks = self.book(product_id)
         return listing.price_text(min(asks, default=1) + 1), listing.size_text(1)
-
-    async def _answer(self, client: Client, request: Request | str) -> None:
-        if isinstance(request, str):
-            await client.refuse(request)
-            return
-        channel = request.channel
-        if channel == "user" and not self._identified(client, request):
-            await client.refuse(UNKNOWN_CHANNEL)
-            return
-        held = client.subscriptions.get(channel, [])
-        if request.type == "unsubscribe":
-            left = [id for id in held if request.product_ids and id not in request.product_ids]
-            self._subscribe(client, channel, left)
-        else:
-            fresh = [id for id in dict.fromkeys(request.product_ids) if id not in held]
-            too_many = channel == "level2" and len(held) + len(fresh) > MAX_LEVEL2_PRODUCTS
-            if too_many or client.refuses(self.now_ns):
-                await client.refuse(TOO_MANY)
-                return
-            self._subscribe(client, channel, held + fresh)
-            await self._open(client, channel, fresh)
-        await client.acknowledge(self.now_ns)
-
-    def _identified(self, client: Client, request: Request) -> bool:
-        """Whether a token opens the `user` channel; its list then holds the owner, as an id."""
-        request.product_ids = [str(client.owner)]
-        if request.type == "subscribe":
-            try:
-                client.owner = self.keys.check(request.jwt).owner
-            except Unauthorized:
-                return False
-            request.product_ids = [client.owner]
-        return True
-
-    def _subscribe(self, client: Client, channel: str, ids: list[str]) -> None:
-        if ids:
-            client.subscriptions[channel] = ids
-        else:
-            client.subscriptions.pop(channel, None)
-        self._note_interest()
-
-    async def _open(self, client: Client, channel: str, ids: list[str]) -> None:
-        """Send what a fresh subscription starts with; like the venue, it may precede the ack."""
-        if channel == "user" and self.broker is not None and ids:
-            broker = self.broker
-            mine = [o for o in broker.placed.values() if o.owner in ids and broker.is_open(o)]
-            for events in snapshots(mine):
-                await client.publish(shared_frame("user", self.now_ns, events, kind="snapshot"))
-        for id in ids:
-            if opening := self.world.opening(channel, id, self.now_ns):
-                await client.publish(opening)
 
 
 def _address(socket: ServerConnection) -> str:

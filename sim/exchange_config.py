@@ -10,9 +10,8 @@ from market.products import product
 from sim.accounts import AccountConfig
 from sim.faults import FaultConfig
 from sim.flow import FlowConfig, FlowMarket
-from sim.market_model import MarketConfig, SyntheticMarket
 from sim.wire import SECOND_NS
-from sim.world import WARM_UP_STEPS, Market, step_of
+from sim.world import WARM_UP_STEPS, step_of
 
 DEFAULT_START_NS = 1_767_571_200 * SECOND_NS  # 2026-01-05T00:00:00Z
 
@@ -21,10 +20,7 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Settings of the simulated exchange."""
 
     products: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    market: Annotated[
-        MarketConfig | FlowConfig,
-        msgspec.Meta(description="a synthetic market, or one of orders, which takes ours too"),
-    ] = MarketConfig()
+    market: FlowConfig = FlowConfig()
     start_ns: Annotated[int, msgspec.Meta(ge=0, description="event time of the start, UTC")] = (
         DEFAULT_START_NS
     )
@@ -38,6 +34,10 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     subscribe_deadline_s: Annotated[
         float, msgspec.Meta(gt=0, description="time from connecting to the first subscribe")
     ] = 5.0
+    idle_close_s: Annotated[
+        float,
+        msgspec.Meta(gt=0, description="event time without a frame after which one is closed"),
+    ] = 75.0
     port: Annotated[int, msgspec.Meta(ge=0, le=65535, description="0: any free one")] = 0
     per_address_per_s: Annotated[
         int | None,
@@ -51,20 +51,16 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     ] = None
     faults: Annotated[FaultConfig | None, msgspec.Meta(description="schedule of faults")] = None
     accounts: Annotated[
-        tuple[AccountConfig, ...], msgspec.Meta(description="customers; they need a FlowConfig")
+        tuple[AccountConfig, ...], msgspec.Meta(description="customers; without, nobody can trade")
     ] = ()
     fees: Fees = Fees()
 
 
-def market_of(config: ExchangeConfig) -> Market:
+def market_of(config: ExchangeConfig) -> FlowMarket:
     """Return the market of a configuration, before its warm-up."""
     if len(set(config.products)) < len(config.products):
         raise QuaverError("the simulated exchange was given a product twice; name each once")
     products = [product(id) for id in config.products]
-    market = config.market
-    tick_s = market.tick_s if isinstance(market, FlowConfig) else market.step_s
     # Its first step is the first of the warm-up.
-    start_ns = config.start_ns - (WARM_UP_STEPS + 1) * step_of(round(tick_s * SECOND_NS))
-    if isinstance(market, FlowConfig):
-        return FlowMarket(products, market, start_ns)
-    return SyntheticMarket(products, market, start_ns)
+    step_ns = step_of(round(config.market.tick_s * SECOND_NS))
+    return FlowMarket(products, config.market, config.start_ns - (WARM_UP_STEPS + 1) * step_ns)

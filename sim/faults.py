@@ -46,6 +46,8 @@ SOCKET_KINDS = frozenset(
 )
 CLOSE_CODES = (1000, 1001, 1006, 1008, 1009, 1011, 1012, 1013)  # 1006: no closing frame at all.
 
+MOST = 10_000  # Times that one fault strikes.
+
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One fault to inject."""
@@ -57,7 +59,9 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     product_id: Annotated[
         str | None, msgspec.Meta(description="whose frames, none: those of any product")
     ] = None
-    count: Annotated[int, msgspec.Meta(ge=1, description="frames or requests that it hits")] = 1
+    count: Annotated[
+        int, msgspec.Meta(ge=1, le=MOST, description="frames or requests that it hits")
+    ] = 1
     seconds: Annotated[
         float,
         msgspec.Meta(

@@ -14,26 +14,34 @@ generator, so it behaves the same whichever others run, and whatever steps time 
 """
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from random import Random
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 
 from market.events import ASK, BID, BUY, SELL
 from market.products import Product
+from sim.draws import (
+    FLEETING_REACH_BPS,
+    FLEETING_SIZE,
+    MAKER_REACH_BPS,
+    MAKER_SIZE,
+    TAKER_SIZE,
+    TOUCH_SIZE,
+    WALL_BPS,
+    WALL_SIZE,
+    Draws,
+    Size,
+)
 from sim.engine import Change, Engine, Levels, Order, Trade
 from sim.profiles import DISTANCE_BPS, LEVEL_SHARE, profile_of
 from sim.regimes import MAX_LAG_STEPS, STEP_NS, STEP_S, CommonPath, Hidden, HiddenConfig
 
 LEADER = "BTC-USD"
-NEAR_BPS = 15.0  # Distance over which the planted shape fades.
 MAKER_QUOTES = 40  # A side.
 TOUCH_QUOTES = 3  # Of them, at the touch.
-MAKER_REACH_BPS = (0.2, 40.0)
 FLEETING_ORDERS = 160
-FLEETING_REACH_BPS = (0.2, 25.0)
 TAKER_REACH_BPS = 10.0  # Takers pay no more than this beyond the touch.
 EVENTS_PER_CHANGE = 0.8
 # Shares of the events; the rest are patient traders'.
@@ -43,20 +51,6 @@ EXCITED = 0.4  # Share of the events that other events cause,
 EXCITED_S = 2.0  # over this time.
 LEAN = 0.15
 PATIENT_PER_BP = LEVEL_SHARE[7] / DISTANCE_BPS[7]  # Share of a side's levels, within 2 %.
-DEEPEST = 20_000  # Levels a side of the deepest book.
-
-
-class Size(NamedTuple):
-    """How large orders are: log-normal, in units of the product's `order_lots`."""
-
-    median: float
-    sigma: float
-    tilts: bool = False  # With the hidden drift.
-
-
-TOUCH_SIZE, MAKER_SIZE, WALL_SIZE = Size(3.0, 0.4, True), Size(3.0, 0.4, True), Size(25.0, 0.4)
-WALL_BPS = 10.0  # From here on makers' quotes are walls: recorded books hold much of their size so.
-FLEETING_SIZE, PATIENT_SIZE, TAKER_SIZE = Size(0.5, 1.0), Size(0.3, 1.2), Size(0.4, 1.2)
 
 
 class FlowConfig(HiddenConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -126,13 +120,11 @@ class _Pair:
         self._last_id = 0
         self._quoted = self.hidden.value
         self._tick_bps = 1e4 / self._quoted
-        self._reach = 1.0 + profile.spread_bps / 2  # Thin coins are quoted more widely.
+        self._draws = Draws(self._random, profile, config.book_tilt)
         self._bid, self._ask = self._touches()
         self._quotes: list[Order | None] = [None] * (2 * MAKER_QUOTES)
         self._fleeting: list[Order] = []
         self._patient: list[Order] = []
-        fewer = (DEEPEST / profile.levels) ** 0.7  # Where there are fewer orders, they are larger.
-        self._patient_size = PATIENT_SIZE._replace(median=PATIENT_SIZE.median * fewer)
         self._fill_book()
 
     def advance(self, to_ns: int, path: CommonPath) -> None:
@@ -235,7 +227,7 @@ class _Pair:
         if rank < TOUCH_QUOTES:
             self._quotes[slot] = self._place(side, 0.0, TOUCH_SIZE)
             return
-        distance_bps = self._reach_of(MAKER_REACH_BPS)
+        distance_bps = self._draws.reach(MAKER_REACH_BPS)
         size = MAKER_SIZE if distance_bps < WALL_BPS else WALL_SIZE
         self._quotes[slot] = self._place(side, distance_bps, size)
 
@@ -256,7 +248,7 @@ class _Pair:
             self._pull(self._patient)
         else:
             side = BID if random() < (0.75 if bids < asks else 0.25) else ASK
-            self._keep(self._patient, self._rest(side, self._book_distance(side)))
+            self._keep(self._patient, self._rest(side, self._draws.book_distance(side)))
             if len(self._patient) > 4 * self._profile.levels:
                 self._patient = [order for order in self._patient if order.level is not None]
 
@@ -288,10 +280,10 @@ class _Pair:
             self._submit(side, price, self._lots(TAKER_SIZE, 0.0, side), "IOC")
 
     def _fleet(self, side: int) -> Order:
-        return self._place(side, self._reach_of(FLEETING_REACH_BPS), FLEETING_SIZE)
+        return self._place(side, self._draws.reach(FLEETING_REACH_BPS), FLEETING_SIZE)
 
     def _rest(self, side: int, distance_bps: float) -> Order:
-        return self._place(side, distance_bps, self._patient_size)
+        return self._place(side, distance_bps, self._draws.patient_size)
 
     def _place(self, side: int, distance_bps: float, size: Size) -> Order:
         away = int(distance_bps / self._tick_bps)
@@ -304,37 +296,13 @@ class _Pair:
         self.engine.submit(order, self._ns)
         return order
 
-    # Draws.
-
     def _lots(self, size: Size, distance_bps: float, side: int) -> int:
-        exponent = size.sigma * self._random.gauss(0.0, 1.0)
-        if size.tilts:
-            tilt = self._config.book_tilt * self.hidden.drift_state
-            tilt *= math.exp(-distance_bps / NEAR_BPS)
-            exponent += tilt if side == BID else -tilt
-        return max(1, int(size.median * self._profile.order_lots * math.exp(exponent)))
-
-    def _reach_of(self, range_bps: tuple[float, float]) -> float:
-        """Draw a distance from the touch in bp, as many of one order of magnitude as of another."""
-        low, high = range_bps
-        return float(low * (high / low * self._reach) ** self._random.random())
-
-    def _book_distance(self, side: int) -> float:
-        """Draw how far from the touch a patient trader's order lies, as in recorded books."""
-        while True:
-            share = self._random.random()
-            row = bisect_left(LEVEL_SHARE, share)
-            low = 0.0 if row == 0 else LEVEL_SHARE[row - 1]
-            part = (share - low) / (LEVEL_SHARE[row] - low)
-            start = DISTANCE_BPS[row - 1] if row else 0.0
-            distance_bps = start + part * (DISTANCE_BPS[row] - start)
-            if side == ASK or distance_bps < 9_990.0:
-                return distance_bps
+        return self._draws.lots(size, distance_bps, side, self.hidden.drift_state)
 
     def _fill_book(self) -> None:
         """Rest the orders of all kinds that the market starts with."""
         for side in (BID, ASK):
-            distances = [self._book_distance(side) for _ in range(self._profile.levels)]
+            distances = [self._draws.book_distance(side) for _ in range(self._profile.levels)]
             self._patient += [self._rest(side, d) for d in sorted(distances, reverse=True)]
             for rank in range(MAKER_QUOTES):
                 self._quote(side, rank)

@@ -27,7 +27,7 @@ class Status(Enum):
 class Order:
     """An order; the engine keeps `left` and `status`.
 
-    A market order has no price. A market buy by quote gives `quote_units`, what it may spend in
+    A market order has no price. An IOC buy by quote gives `quote_units`, what it may spend in
     ticks * lots, and 0 lots: `lots` then becomes what was bought, and `left` stays 0.
     """
 

@@ -17,7 +17,7 @@ from sim.faults import Fault, FaultKind
 from sim.tape import FaultDone, Tape
 from sim.wire import SECOND_NS, ErrorFrame, Frame, shared_frame
 
-POLICY_VIOLATION, ABNORMAL = 1008, 1006
+GOING_AWAY, ABNORMAL, POLICY_VIOLATION = 1001, 1006, 1008
 _TRADE_KINDS = (FaultKind.LATE_TRADES, FaultKind.MISSING_TRADES)
 _BOOK_KINDS = (FaultKind.OFF_GRID, FaultKind.CROSSED)
 
@@ -35,12 +35,15 @@ class Client:
         random: Random,
         above_best: AboveBest,
         max_buffer_bytes: int | None,
+        now_ns: int,
     ) -> None:
         """With `max_buffer_bytes` a client that has more unread is dropped, else it is awaited."""
         self.number = number
         self.socket = socket
         self.subscriptions: dict[str, list[str]] = {}
-        self.owner: str | None = None  # Whose orders the `user` channel shows.
+        self.owner: str | None = None  # Whose orders the `user` channel shows,
+        self.watched: set[str] = set()  # and of which products.
+        self.told_ns = now_ns  # Event time of the newest frame.
         self.open = True
         self.half_open = False
         self.sequence_num = 0  # Of the next numbered frame.
@@ -60,6 +63,7 @@ class Client:
 
     async def publish(self, one: Frame) -> None:
         """Number a frame and send it, with what faults are armed."""
+        self.told_ns = one.ns
         fault = self._strike(one) if self._armed else None
         if fault is not None and fault.kind in _TRADE_KINDS:
             self._withhold(one, fault)
@@ -107,8 +111,8 @@ class Client:
         self.socket.transport.pause_reading()
         self.log(fault.kind, ns)
 
-    async def pass_time(self, ns: int) -> None:
-        """Send what was held back until now."""
+    async def pass_time(self, ns: int, idle_ns: int) -> None:
+        """Send what was held back until now; close if nothing was to be said for too long."""
         if self._stalled_until_ns is not None and ns >= self._stalled_until_ns:
             held, self._held, self._stalled_until_ns = self._held, [], None
             for data in held:
@@ -116,6 +120,8 @@ class Client:
         while self._late and self._late[0][0] <= ns:
             _, late = self._late.pop(0)
             await self.publish(frame_at(late, ns))
+        if ns - self.told_ns > idle_ns and not self.half_open:
+            self.close(GOING_AWAY, "nothing to say")
 
     def close(self, code: int, reason: str = "") -> None:
         """Close without waiting for the client; 1006 drops the connection as it is."""

@@ -11,7 +11,6 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from market.actions import Fees
-from market.errors import QuaverError
 from market.events import BUY, SELL
 from market.ledger import EXACT, exact
 from sim.accounts import FLOW, ZERO, Accounts
@@ -246,11 +245,11 @@ class Broker:
         placed.fills.append(Booked(fill.trade_id, now_ns, fill.price_ticks, fill.lots, fee, maker))
 
     def _rehold(self, placed: Placed, fill: Fill, size: Decimal) -> None:
-        """Release what a fill needs of the hold; a market buy's is released as a whole."""
+        """Release what a fill needs of the hold; that of a buy without a price or a size, all."""
         order = placed.order
         if order.side == SELL:
             freed = size
-        elif order.price_ticks is not None:
+        elif order.price_ticks is not None and order.quote_units is None:
             freed = self._most(placed, fill.lots)
         else:
             freed = placed.held
@@ -260,13 +259,3 @@ class Broker:
     def _release(self, placed: Placed) -> None:
         self.accounts.hold(placed.owner, placed.hold_currency, EXACT.minus(placed.held))
         placed.held = ZERO
-
-
-def broker_of(
-    market: object, listings: dict[str, Listing], accounts: Accounts, fees: Fees
-) -> Broker:
-    """Return the broker of a market that has engines; QuaverError for one without."""
-    engines = getattr(market, "engines", None)
-    if engines is None:
-        raise QuaverError("this market takes no orders; accounts need one of orders (FlowConfig)")
-    return Broker(listings, engines, accounts, fees)

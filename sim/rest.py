@@ -95,6 +95,7 @@ class Rest:
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path == "/sim/faults":
             return await handler(request)
+        self._exchange.begin()
         fault = self._exchange.rest_faults.pop(0) if self._exchange.rest_faults else None
         if fault is not None:
             self._log(fault, request)
@@ -199,6 +200,8 @@ class Rest:
             fault = msgspec.json.decode(await request.read(), type=Fault)
         except msgspec.DecodeError as e:
             return json_answer({"error": str(e)}, 400)
+        if fault.product_id is not None and fault.product_id not in self._exchange.world.listings:
+            return json_answer({"error": f"unknown product {fault.product_id}"}, 400)
         return json_answer({"injected": await self._exchange.inject(fault)})
 
 

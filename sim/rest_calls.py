@@ -1,14 +1,23 @@
 """What all REST calls share: errors, answers, pages and the key of a request."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from aiohttp import web
 
 from sim.auth import ApiKey
+from sim.wire import time_ns
 
 PREFIX = "/api/v3/brokerage"
 KEY = web.RequestKey("key", ApiKey)
+
+
+class TimeFilter(NamedTuple):
+    """A field with a time, and the query parameters of its start (inclusive) and end (not)."""
+
+    field: str
+    start: str
+    end: str
 
 
 class RestError(Exception):
@@ -45,6 +54,32 @@ def count_of(request: web.Request, name: str, default: int) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) == 0:
         raise RestError(400, "INVALID_ARGUMENT", f"{name} must be a positive whole number")
     return int(text)
+
+
+def filtered(
+    request: web.Request, rows: list[dict[str, Any]], filters: dict[str, str], timed: TimeFilter
+) -> list[dict[str, Any]]:
+    """Return the rows that a query asks for; RestError for a time that is none.
+
+    `filters` names the field that a query parameter, given once or more, lists values of.
+    """
+    for query, name in filters.items():
+        if allowed := request.query.getall(query, []):
+            rows = [row for row in rows if row[name] in allowed]
+    start_ns, end_ns = _time_of(request, timed.start), _time_of(request, timed.end)
+    if start_ns is not None:
+        rows = [row for row in rows if time_ns(row[timed.field]) >= start_ns]
+    if end_ns is not None:
+        rows = [row for row in rows if time_ns(row[timed.field]) < end_ns]
+    return rows
+
+
+def _time_of(request: web.Request, name: str) -> int | None:
+    text = request.query.get(name, "")
+    try:
+        return time_ns(text) if text else None
+    except ValueError:
+        raise RestError(400, "INVALID_ARGUMENT", f"{name} is no RFC 3339 time") from None
 
 
 def page_of(

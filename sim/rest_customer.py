@@ -2,22 +2,36 @@
 
 from aiohttp import web
 
+from sim.accounts import uuid_of
 from sim.exchange import Exchange
 from sim.orders import Broker, Placed
-from sim.rest_calls import PREFIX, RestError, body_of, json_answer, key_of, page_of
-from sim.rest_views import accepted, account_rows, refused, uuid_of
+from sim.rest_calls import (
+    PREFIX,
+    RestError,
+    TimeFilter,
+    body_of,
+    filtered,
+    json_answer,
+    key_of,
+    page_of,
+)
+from sim.rest_views import accepted, account_rows, refused
 from sim.terms import Refusal
 from sim.user_feed import fill_rows, rest_row
 
 _PAGE = 100
-_FILTERS = {
+_ORDER_FILTERS = {
     "order_ids": "order_id",
     "product_ids": "product_id",
+    "product_type": "product_type",
     "order_status": "status",
     "order_side": "side",
     "order_types": "order_type",
     "time_in_forces": "time_in_force",
 }
+_FILL_FILTERS = {"order_ids": "order_id", "product_ids": "product_id", "trade_ids": "trade_id"}
+_CREATED = TimeFilter("created_time", "start_date", "end_date")
+_TRADED = TimeFilter("sequence_timestamp", "start_sequence_timestamp", "end_sequence_timestamp")
 
 
 class CustomerCalls:
@@ -30,6 +44,7 @@ class CustomerCalls:
         """Add the paths of these calls."""
         get, post = router.add_get, router.add_post
         get(f"{PREFIX}/accounts", self._accounts)
+        get(f"{PREFIX}/accounts/{{id}}", self._account)
         get(f"{PREFIX}/orders/historical/batch", self._orders)
         get(f"{PREFIX}/orders/historical/fills", self._fills)
         get(f"{PREFIX}/orders/historical/{{id}}", self._order)
@@ -50,6 +65,12 @@ class CustomerCalls:
         page, cursor = page_of(request, rows, 49)
         said = {"accounts": page, "has_next": bool(cursor), "cursor": cursor, "size": len(page)}
         return json_answer(said)
+
+    async def _account(self, request: web.Request) -> web.Response:
+        for row in account_rows(self._broker().accounts, key_of(request).owner):
+            if row["uuid"] == request.match_info["id"]:
+                return json_answer({"account": row})
+        raise RestError(404, "NOT_FOUND", "account not found")
 
     async def _fees(self, request: web.Request) -> web.Response:
         broker, key = self._broker(), key_of(request)
@@ -112,13 +133,7 @@ class CustomerCalls:
 
     async def _orders(self, request: web.Request) -> web.Response:
         rows = [rest_row(one) for one in reversed(self._owned(request))]
-        for query, name in _FILTERS.items():
-            if allowed := request.query.getall(query, []):
-                rows = [row for row in rows if row[name] in allowed]
-        if start := request.query.get("start_date"):
-            rows = [row for row in rows if row["created_time"] >= start]
-        if end := request.query.get("end_date"):
-            rows = [row for row in rows if row["created_time"] < end]
+        rows = filtered(request, rows, _ORDER_FILTERS, _CREATED)
         page, cursor = page_of(request, rows, _PAGE)
         said = {"orders": page, "sequence": "0", "has_next": bool(cursor), "cursor": cursor}
         return json_answer(said)
@@ -131,9 +146,7 @@ class CustomerCalls:
 
     async def _fills(self, request: web.Request) -> web.Response:
         rows = [row for one in self._owned(request) for row in fill_rows(one)]
-        for query, name in (("order_ids", "order_id"), ("product_ids", "product_id")):
-            if allowed := request.query.getall(query, []):
-                rows = [row for row in rows if row[name] in allowed]
+        rows = filtered(request, rows, _FILL_FILTERS, _TRADED)
         rows.sort(key=lambda row: row["trade_time"], reverse=True)
         page, cursor = page_of(request, rows, _PAGE)
         return json_answer({"fills": page, "cursor": cursor})

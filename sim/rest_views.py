@@ -1,16 +1,14 @@
 """What REST says: products, books, wallets and answers to orders, in the venue's words."""
 
-import uuid
 from typing import Any
 
-from sim.accounts import Accounts
+from sim.accounts import Accounts, uuid_of
 from sim.ladder import Levels
 from sim.orders import Placed
 from sim.terms import Refusal
 from sim.user_feed import decimal_text, rest_row
 from sim.wire import MIN_NOTIONAL, Listing, timestamp_text
 
-_UUIDS = uuid.UUID("0f6d3c53-5c0e-4b57-9d3f-6a2c8f0c7e11")
 _FLAGS = (
     "is_disabled",
     "trading_disabled",
@@ -21,11 +19,6 @@ _FLAGS = (
     "view_only",
     "new",
 )
-
-
-def uuid_of(name: str) -> str:
-    """Return an id that is always the same for a name."""
-    return str(uuid.uuid5(_UUIDS, name))
 
 
 def product_row(listing: Listing) -> dict[str, Any]:

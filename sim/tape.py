@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 import msgspec
 
+from market.errors import QuaverError
+
 IN_MEMORY = "memory"
 _FAULTS, _CONNECTIONS = "faults.jsonl", "connections.jsonl"
 
@@ -45,7 +47,7 @@ class Tape:
         self._folder = None if place in (None, IN_MEMORY) else Path(str(place))
         self._files: dict[str, BinaryIO] = {}
         if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            _prepare(self._folder)
 
     def opened(self, opened: Opened) -> None:
         """Note a connection."""
@@ -83,9 +85,12 @@ class Tape:
     def _append(self, name: str, line: bytes) -> None:
         if self._folder is None:
             return
-        if name not in self._files:
-            self._files[name] = (self._folder / name).open("ab")
-        self._files[name].write(line + b"\n")
+        try:
+            if name not in self._files:
+                self._files[name] = (self._folder / name).open("ab")
+            self._files[name].write(line + b"\n")
+        except OSError as e:
+            raise QuaverError(f"cannot write the tape in {self._folder}: {e.strerror}") from None
 
 
 def read_tape(folder: Path) -> Tape:
@@ -99,6 +104,17 @@ def read_tape(folder: Path) -> Tape:
         lines = _lines(folder / _frames_name(opened.connection))
         tape.frames[opened.connection] = lines
     return tape
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder of a new tape; QuaverError if that cannot be, or if it holds another."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = any((folder / name).exists() for name in (_FAULTS, _CONNECTIONS))
+    except OSError as e:
+        raise QuaverError(f"cannot keep a tape in {folder}: {e.strerror}") from None
+    if held:
+        raise QuaverError(f"{folder} holds the tape of another exchange; name another folder")
 
 
 def _frames_name(connection: int) -> str:

@@ -1,16 +1,13 @@
 """What a customer asks for, checked and turned into an order for the engine."""
 
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from typing import Annotated, Any
-
-import msgspec
+from typing import Any
 
 from market.events import BUY
 from market.ledger import EXACT
 from sim.ladder import Order
-from sim.wire import MIN_NOTIONAL, Listing
+from sim.wire import MIN_NOTIONAL, Listing, time_ns
 
 _TIFS = {
     "market_market_ioc": "IOC",
@@ -45,17 +42,20 @@ def order_of(
     market, tif = name == "market_market_ioc", _TIFS[name]
     price = None if market else _ticks(listing, terms.get("limit_price"))
     if "quote_size" in terms:
-        if side != BUY or not market or "base_size" in terms:
-            raise Refusal("UNSUPPORTED_ORDER_CONFIGURATION", "quote_size is for market buys")
+        if side != BUY or tif != "IOC" or "base_size" in terms:
+            raise Refusal("UNSUPPORTED_ORDER_CONFIGURATION", "quote_size is for buys that are IOC")
         units = _budget(listing, terms["quote_size"], taker)
-        return Order(number, owner, side, None, 0, tif, quote_units=units)
+        return Order(number, owner, side, price, 0, tif, quote_units=units)
     lots = _lots(listing, terms.get("base_size"))
     if price is not None and EXACT.multiply(lot_tick(listing), price * lots) < Decimal(
         MIN_NOTIONAL
     ):
         raise _too_small("QUOTE", f"an order is for {MIN_NOTIONAL} at least")
-    expire_ns = _time_ns(terms.get("end_time")) if tif == "GTD" else None
-    post_only = terms.get("post_only", False) is True and tif in ("GTC", "GTD")
+    expire_ns = _expiry_ns(terms.get("end_time")) if tif == "GTD" else None
+    post_only = terms.get("post_only", False)
+    if not isinstance(post_only, bool):
+        raise Refusal("UNSUPPORTED_ORDER_CONFIGURATION", "post_only must be true or false")
+    post_only = post_only and tif in ("GTC", "GTD")
     return Order(number, owner, side, price, lots, tif, post_only, expire_ns)
 
 
@@ -65,7 +65,7 @@ def lot_tick(listing: Listing) -> Decimal:
 
 
 def quote_size(configuration: Any) -> str | None:
-    """Return the budget of a market buy, None if the order is for a size."""
+    """Return the budget of a buy, None if the order is for a size."""
     (terms,) = configuration.values()
     found = terms.get("quote_size")
     return None if found is None else str(found)
@@ -96,16 +96,15 @@ def _too_small(what: str, message: str) -> Refusal:
     return Refusal("UNKNOWN_FAILURE_REASON", message, preview)
 
 
-def _time_ns(text: Any) -> int:
+def _expiry_ns(text: Any) -> int:
     try:
-        time: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
-        return (time - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1) * 1_000
+        return time_ns(text)
     except ValueError:
         raise Refusal("COMMANDER_REJECTED_NEW_ORDER", f"end_time is no time: {text!r}") from None
 
 
 def _budget(listing: Listing, text: Any, taker: Decimal) -> int:
-    """Return what a market buy may spend in ticks * lots, so that the fee is covered too."""
+    """Return what a buy may spend in ticks * lots, so that the fee is covered too."""
     try:
         listing.product.ticks(text)
     except ValueError as e:

@@ -3,12 +3,13 @@
 Numbers are written as decimal strings from integers, exactly, as the venue does.
 """
 
+import re
 from collections import deque
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -26,6 +27,9 @@ WITHOUT_PRODUCTS = ("heartbeats", "status")
 MALFORMED = "subscribe or unsubscribe required"
 UNKNOWN_CHANNEL = "authentication failure"  # Also what a bad token gets.
 TOO_MANY = "too many L2 streams requested in a single session"
+
+_Zoned = Annotated[datetime, msgspec.Meta(tz=True)]
+_FRACTION = re.compile(r"\.([0-9]{1,9})")
 
 
 class Request(msgspec.Struct):
@@ -184,6 +188,16 @@ def timestamp_text(ns: int) -> str:
     """Return a time in ns UTC as RFC 3339 with nine fractional digits and Z."""
     seconds, fraction = divmod(ns, SECOND_NS)
     return f"{_second_text(seconds)}.{fraction:09d}Z"
+
+
+def time_ns(text: Any) -> int:
+    """Return an RFC 3339 time, of any zone and up to nine digits, in ns UTC; ValueError if none."""
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is no text")
+    fraction = _FRACTION.search(text)
+    whole: datetime = msgspec.convert(_FRACTION.sub("", text, 1), _Zoned)
+    seconds = (whole - datetime.fromtimestamp(0, UTC)) // timedelta(seconds=1)
+    return seconds * SECOND_NS + (int(fraction[1].ljust(9, "0")) if fraction else 0)
 
 
 @lru_cache(maxsize=16)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from market.errors import QuaverError
 from market.products import Product
-from sim.engine import Trade
+from sim.engine import Engine, Trade
 from sim.ladder import Change, Levels
 from sim.wire import SECOND_NS, Frame, Listing, heartbeat_events, shared_frame, status_events
 
@@ -22,13 +22,16 @@ Wanted = Callable[[str, str | None], bool]  # channel, product_id
 
 
 class Market(Protocol):
-    """What the exchange drives; one that also has `engines` takes orders."""
+    """What the exchange drives; customers' orders go to its engines, one a product."""
 
     @property
     def products(self) -> Sequence[Product]: ...
 
     @property
     def tick_ns(self) -> int: ...
+
+    @property
+    def engines(self) -> Sequence[Engine]: ...
 
     def advance(self, to_ns: int) -> None: ...
 
@@ -40,7 +43,7 @@ class Market(Protocol):
 def step_of(tick_ns: int) -> int:
     """Return the event time of one step: whole ticks, about what the venue conflates over."""
     if tick_ns <= 0:
-        raise QuaverError("market.step_s must be at least one nanosecond")
+        raise QuaverError("market.tick_s must be at least one nanosecond")
     return tick_ns * max(1, CONFLATED_NS // tick_ns)
 
 

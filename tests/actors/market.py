@@ -17,9 +17,11 @@ from actors.spool import SpoolConfig
 from actors.store import Store
 from market.products import product
 from sim.exchange import Exchange, ExchangeConfig
+from sim.flow import FlowConfig
 from tests.actors.wire import Windows, rebuilt_windows
 
 LIMIT_S = 60.0
+SECONDS = FlowConfig(tick_s=1.0, activity=0.1)  # One frame a second.
 
 
 @contextmanager
@@ -29,7 +31,7 @@ def market(ids: tuple[str, ...], speed: float) -> Iterator[str]:
     ready, over = threading.Event(), threading.Event()
 
     async def run() -> None:
-        async with Exchange(ExchangeConfig(products=ids, speed=speed)) as exchange:
+        async with Exchange(ExchangeConfig(products=ids, market=SECONDS, speed=speed)) as exchange:
             started.append(exchange.url)
             ready.set()
             await asyncio.to_thread(over.wait)

@@ -94,7 +94,11 @@ def test_ctrl_c_stops_it_without_a_traceback() -> None:
     [
         (("--speed", "fast"), "--speed 'fast': write a positive number, or `max`"),
         (("--faults", "3"), "'3' is no schedule of faults"),
-        (("--products", "NOPE-USD"), "NOPE-USD is not one of the 55 products"),
+        (("--products", "NOPE-USD"), "'NOPE-USD' is not one of the 55 products"),
+        (("--products", ""), "'' is not one of the 55 products"),
+        (("--products", "STRK-USD,"), "'' is not one of the 55 products"),
+        (("--usd", "much"), "--usd 'much' is no amount of money"),
+        (("--products", "STRK-USD", "--tape", "/dev/null/tape"), "cannot keep a tape"),
         (("--products", "STRK-USD,STRK-USD"), "given a product twice"),
         (("--key-file", "/nowhere/key.json"), "cannot write the key"),
     ],

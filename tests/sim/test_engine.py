@@ -31,7 +31,8 @@ def orders(draw: Callable[[Any], Any]) -> dict[str, Any]:
         asked |= {"price": None, "tif": draw(st.sampled_from(["IOC", "FOK"]))}
     if kind == "quote":
         budget = draw(st.integers(1, 150))
-        asked |= {"price": None, "tif": "IOC", "side": BUY, "lots": 0, "budget": budget}
+        asked |= {"tif": "IOC", "side": BUY, "lots": 0, "budget": budget}
+        asked["price"] = draw(st.one_of(st.none(), PRICES))
     return asked
 
 
@@ -105,6 +106,7 @@ def test_what_holds_for_every_stream(steps: list[Any]) -> None:
     for step in steps:
         both.now_ns += 1
         if isinstance(step, dict):
+            gone += both.engine.expire(both.now_ns)  # Submitting drops what is past its time.
             before = both.engine.book()
             order, fills = both.submit(step)
             got = sum(fill.lots for fill in fills)
@@ -221,6 +223,8 @@ def test_a_gtd_order_is_not_hit_at_its_time_and_is_reported_once() -> None:
         {"price_ticks": None, "tif": "IOC", "quote_units": 5},
         {"price_ticks": None, "tif": "IOC", "lots": 0, "quote_units": 0},
         {"price_ticks": None, "tif": "IOC", "lots": 0, "quote_units": 5, "side": SELL},
+        {"tif": "FOK", "lots": 0, "quote_units": 5},
+        {"tif": "GTC", "lots": 0, "quote_units": 5},
     ],
 )
 def test_what_is_no_order_is_refused(wrong: dict[str, Any]) -> None:

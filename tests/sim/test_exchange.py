@@ -13,12 +13,14 @@ from market.products import UNIVERSE
 from sim.exchange import Exchange
 from sim.exchange_config import ExchangeConfig
 from sim.flow import FlowConfig
-from sim.market_model import MarketConfig
 from sim.wire import DecimalText, timestamp_text
 from tests.sim.venue import (
     IDS,
+    SECONDS,
     Book,
     Frame,
+    StillMarket,
+    TakenMarket,
     all_frames,
     apply,
     ask,
@@ -124,46 +126,36 @@ def test_acks_list_the_whole_set_and_only_a_fresh_subscription_gets_a_snapshot()
     play(script)
 
 
-def test_trades_name_the_makers_side_newest_first_and_continue_the_history() -> None:
+def ms_of(frame: Frame) -> int:
+    return round(datetime.fromisoformat(frame["timestamp"]).timestamp() * 1_000)
+
+
+def test_trades_name_the_makers_side_newest_first_every_250_ms_and_continue_the_history() -> None:
     async def script(exchange: Exchange, socket: ClientConnection) -> None:
-        frames = await all_frames(exchange, socket)
-        assert [k for k in kinds(frames, "market_trades") if k[0] == "snapshot"] == [
-            ("snapshot", name) for name in IDS
-        ]
-        books: dict[str, Book] = {}
-        last_id: dict[str, int] = {}
-        touch: dict[str, tuple[Decimal, Decimal]] = {}
-        traded = 0
-        for frame in frames:
-            event = frame["events"][0]
-            if frame["channel"] == "l2_data":
-                name = event["product_id"]
-                if event["type"] == "update":
-                    # Trades print after the change of the book that they caused.
-                    touch[name] = max(books[name]["bid"]), min(books[name]["offer"])
-                apply(books, frame)
-            elif frame["channel"] == "market_trades":
-                numbers = [int(trade["trade_id"]) for trade in event["trades"]]
-                assert numbers == sorted(numbers, reverse=True)
-                name = event["trades"][0]["product_id"]
-                if event["type"] == "update":
-                    assert numbers[-1] == last_id[name] + 1
-                    for trade in event["trades"]:
-                        bid, offer = touch[name]
-                        made_at = bid if trade["side"] == "BUY" else offer
-                        assert Decimal(trade["price"]) == made_at
-                        assert Decimal(trade["size"]) > 0
-                        traded += 1
-                else:
-                    assert all(t["time"] < "2026-01-05T00:00:00" for t in event["trades"])
-                last_id[name] = numbers[0]
-        assert traded > 50
+        await ask(socket, "subscribe", "market_trades", "BTC-USD")
+        await ask(socket, "subscribe", "level2", "BTC-USD")
+        frames = [f for f in await until_closed(socket) if f["channel"] == "market_trades"]
+        events = [frame["events"][0] for frame in frames]
+        assert [event["type"] for event in events] == ["snapshot"] + ["update"] * 8
+        batches = [[int(trade["trade_id"]) for trade in event["trades"]] for event in events]
+        assert all(ids == sorted(ids, reverse=True) for ids in batches)
+        ids = [id for batch in batches for id in batch[::-1]]
+        assert ids == list(range(ids[0], ids[0] + len(ids)))
+        # A second has 20 steps and 4 batches; a step has two trades.
+        assert [len(batch) for batch in batches[2:]] == [10] * 7
+        slots = [ms_of(frame) // 250 for frame in frames[1:]]
+        assert len(set(slots)) == len(slots)
+        for event in events:
+            for trade in event["trades"]:
+                # Who rests at the bid bought, who rests at the ask sold.
+                assert trade["side"] == ("BUY" if trade["price"] == "99.99" else "SELL")
+                assert (trade["time"] < "2026-01-05T00:00:00") == (event["type"] == "snapshot")
 
-    play(script, duration_s=100.0)
+    play(script, TakenMarket(), duration_s=2.0)
 
 
-@pytest.mark.parametrize("step_s", [0.25, 1.0, 3.0])
-def test_there_is_one_heartbeat_per_second_of_event_time(step_s: float) -> None:
+@pytest.mark.parametrize("tick_s", [0.25, 1.0, 3.0])
+def test_there_is_one_heartbeat_per_second_of_event_time(tick_s: float) -> None:
     async def script(exchange: Exchange, socket: ClientConnection) -> None:
         frames = await all_frames(exchange, socket)
         beats = [frame for frame in frames if frame["channel"] == "heartbeats"]
@@ -174,7 +166,7 @@ def test_there_is_one_heartbeat_per_second_of_event_time(step_s: float) -> None:
         times = [frame["timestamp"] for frame in frames]
         assert times == sorted(times)
 
-    play(script, duration_s=12.0, market=MarketConfig(step_s=step_s))
+    play(script, duration_s=12.0, market=FlowConfig(tick_s=tick_s))
 
 
 def test_a_bad_message_gets_an_error_frame_and_the_socket_goes_on() -> None:
@@ -220,7 +212,7 @@ def test_more_than_thirty_books_are_refused_and_the_socket_stays_open() -> None:
         await ask(socket, "subscribe", "level2", ids[30])
         assert ("snapshot", ids[30]) in kinds(await until_ack(socket), "l2_data")
 
-    play(script, products=ids)
+    play(script, StillMarket(ids))
 
 
 @pytest.mark.parametrize("message", [None, "not json"])
@@ -298,10 +290,6 @@ def test_a_client_that_vanishes_does_not_stop_the_others() -> None:
 FLOW_IDS = ("XRP-USD", "STRK-USD")
 
 
-def ms_of(frame: Frame) -> int:
-    return round(datetime.fromisoformat(frame["timestamp"]).timestamp() * 1_000)
-
-
 def test_a_market_of_orders_is_conflated_batched_and_rebuilt_from_its_frames() -> None:
     frames: list[Frame] = []
 
@@ -342,7 +330,7 @@ def test_the_status_channel_lists_every_product_again_and_again() -> None:
         frames = await until_closed(socket)
         rows = [f["events"][0]["products"] for f in frames if f["channel"] == "status"]
         assert len(rows) == 3  # At 0, 5 and 10 seconds.
-        assert rows[0][0]["quote_increment"] == "0.01"
+        assert rows[0][0]["quote_increment"] == "0.001"
 
     play(script, duration_s=10.5)
 
@@ -369,4 +357,51 @@ def test_heartbeats_go_on_after_a_refusal_of_too_many_books() -> None:
             finally:
                 read.cancel()
 
-    play(with_another, products=ids)
+    play(with_another, StillMarket(ids))
+
+
+def test_a_connection_without_heartbeats_is_closed_when_there_is_nothing_to_say() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        async with connect(exchange.url) as beating:
+            await ask(beating, "subscribe", "heartbeats")
+            await until_ack(beating)
+            await ask(beating, "subscribe", "level2", "BTC-USD")
+            read = asyncio.ensure_future(until_closed(beating))
+            await ask(socket, "subscribe", "level2", "BTC-USD")
+            frames = []
+            with pytest.raises(ConnectionClosedOK):
+                while True:
+                    frames.append(await receive(socket))
+            closed_s = (exchange.now_ns - exchange.config.start_ns) / 10**9
+            assert (socket.close_code, len(frames)) == (1001, 2)  # The snapshot and the ack.
+            assert 60 <= closed_s <= 95
+            assert beating.close_code is None
+            assert len(exchange.clients) == 1
+            read.cancel()
+
+    play(script, StillMarket())
+
+
+def test_a_world_with_a_speed_begins_with_the_first_subscription_of_any_channel() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        await ask(socket, "subscribe", "heartbeats")
+        await until_ack(socket)
+        counters = [(await receive(socket))["events"][0]["heartbeat_counter"] for _ in range(3)]
+        assert counters == [0, 1, 2]
+
+    play(script, speed=100.0)
+
+
+@pytest.mark.parametrize("speed", [None, 100.0])
+def test_it_also_runs_on_uvloop_as_it_does_in_a_ray_actor(speed: float | None) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        config = ExchangeConfig(products=IDS, market=SECONDS, speed=speed)
+        async with asyncio.timeout(30), Exchange(config) as exchange:
+            async with connect(exchange.url, max_size=None) as socket:
+                await ask(socket, "subscribe", "level2", IDS[0])
+                assert ("snapshot", IDS[0]) in kinds(await until_ack(socket), "l2_data")
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -14,9 +14,29 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from market.errors import QuaverError
 from market.products import product
 from sim.exchange import Exchange
-from sim.faults import CLOSE_CODES, Fault, FaultConfig, FaultKind, Schedule, parse_schedule
-from sim.tape import IN_MEMORY, Tape, read_tape
-from tests.sim.venue import IDS, Frame, all_frames, ask, kinds, play, receive, until_ack
+from sim.faults import (
+    CLOSE_CODES,
+    REST_KINDS,
+    Fault,
+    FaultConfig,
+    FaultKind,
+    Schedule,
+    parse_schedule,
+)
+from sim.tape import IN_MEMORY, FaultDone, Tape, read_tape
+from tests.sim.venue import (
+    IDS,
+    Api,
+    Frame,
+    TakenMarket,
+    all_frames,
+    ask,
+    kinds,
+    play,
+    receive,
+    trade,
+    until_ack,
+)
 
 MINUTE_NS = 60 * 10**9
 SPOILERS = (
@@ -105,6 +125,8 @@ def test_without_faults_the_tape_is_what_was_received(tmp_path: Path) -> None:
     assert [json.loads(frame)["sequence_num"] for frame in tape.frames[2]] == list(range(22))
     assert (tape.faults, exchange.tape.frames) == ([], {})
     assert [opened.connection for opened in tape.connections] == [1, 2]
+    with pytest.raises(QuaverError, match="another exchange"):
+        Tape(str(tmp_path / "tape"))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +162,7 @@ def test_a_dropped_frame_leaves_a_hole_a_double_comes_twice_and_a_swap_swaps() -
 
 def test_spoiled_frames_are_spoiled_as_their_kind_says() -> None:
     def harmed(kind: FaultKind) -> tuple[bytes, bytes]:
-        frames, tape = struck(Fault(kind=kind, product_id="BTC-USD"))
+        frames, tape = struck(Fault(kind=kind, product_id=IDS[0]))
         fault = tape.faults[0]
         assert fault.true is not None and fault.sent[0] in frames and fault.true not in frames
         return fault.true, fault.sent[0]
@@ -155,7 +177,7 @@ def test_spoiled_frames_are_spoiled_as_their_kind_says() -> None:
         assert json.loads(sent) != json.loads(true)
     true, sent = harmed(FaultKind.OFF_GRID)
     prices = [update["price_level"] for update in json.loads(sent)["events"][0]["updates"]]
-    off = [price for price in prices if Decimal(price) % product("BTC-USD").quote_increment]
+    off = [price for price in prices if Decimal(price) % product(IDS[0]).quote_increment]
     assert len(off) == 1
     true, sent = harmed(FaultKind.CLOCK_JUMP)
     said, real = json.loads(sent), json.loads(true)
@@ -164,12 +186,12 @@ def test_spoiled_frames_are_spoiled_as_their_kind_says() -> None:
 
 
 def test_a_crossed_frame_leaves_the_book_crossed() -> None:
-    frames, tape = struck(Fault(kind=FaultKind.CROSSED, product_id="BTC-USD"))
+    frames, tape = struck(Fault(kind=FaultKind.CROSSED, product_id=IDS[0]))
     book: dict[str, dict[Decimal, Decimal]] = {}
     crossings = []
     for number, frame in enumerate(events_of(frames)):
         for event in frame["events"] if frame["channel"] == "l2_data" else []:
-            if event["product_id"] != "BTC-USD":
+            if event["product_id"] != IDS[0]:
                 continue
             if event["type"] == "snapshot":
                 book = {"bid": {}, "offer": {}}
@@ -273,27 +295,27 @@ def test_a_refused_subscription_gets_an_error_and_no_book_and_heartbeats_go_on()
 
 
 def test_a_snapshot_that_nobody_asked_for_comes_in_mid_stream_and_is_true() -> None:
-    frames, tape = struck(Fault(kind=FaultKind.SNAPSHOT, product_id="BTC-USD"))
+    frames, tape = struck(Fault(kind=FaultKind.SNAPSHOT, product_id=IDS[0]))
     assert frames == tape.frames[1]
     read = events_of(frames)
-    assert kinds(read, "l2_data").count(("snapshot", "BTC-USD")) == 2
-    assert kinds(read, "market_trades").count(("snapshot", "BTC-USD")) == 2
+    assert kinds(read, "l2_data").count(("snapshot", IDS[0])) == 2
+    assert kinds(read, "market_trades").count(("snapshot", IDS[0])) == 2
     at = tape.faults[0].sequence_num
     assert at is not None and read[at]["events"][0]["type"] == "snapshot"
 
 
 def trade_ids(frames: list[bytes]) -> list[int]:
-    """Those of the updates of BTC-USD in order of arrival."""
+    """Those of the updates of the first product in order of arrival."""
     ids = []
     for frame in events_of(frames):
         event = frame["events"][0]
         if frame["channel"] == "market_trades" and event["type"] == "update":
-            ids += [int(t["trade_id"]) for t in event["trades"][::-1] if "BTC" in t["product_id"]]
+            ids += [int(t["trade_id"]) for t in event["trades"][::-1] if t["product_id"] == IDS[0]]
     return ids
 
 
 def test_missing_trades_leave_a_hole_in_their_ids_and_none_in_the_sequence() -> None:
-    fault = Fault(kind=FaultKind.MISSING_TRADES, product_id="BTC-USD")
+    fault = Fault(kind=FaultKind.MISSING_TRADES, product_id=IDS[0])
     frames, tape = struck(fault)
     assert frames == tape.frames[1]
     assert numbers(frames) == list(range(len(frames)))
@@ -306,7 +328,7 @@ def test_missing_trades_leave_a_hole_in_their_ids_and_none_in_the_sequence() -> 
 
 
 def test_late_trades_come_all_but_out_of_order() -> None:
-    frames, tape = struck(Fault(kind=FaultKind.LATE_TRADES, product_id="BTC-USD", seconds=6.0))
+    frames, tape = struck(Fault(kind=FaultKind.LATE_TRADES, product_id=IDS[0], seconds=6.0))
     assert numbers(frames) == list(range(len(frames)))
     times = [frame["timestamp"] for frame in events_of(frames)]
     assert times == sorted(times)
@@ -375,10 +397,57 @@ def test_a_fault_from_outside_is_checked() -> None:
         b'{"kind":"close","code":1005}',
         b'{"kind":"stall","seconds":-1}',
         b'{"kind":"drop","count":0}',
+        b'{"kind":"rest_500","count":1000000000}',
         b'{"kind":"drop","frames":2}',
     ):
         with pytest.raises(msgspec.ValidationError):
             msgspec.json.decode(wrong, type=Fault)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FaultKind if kind not in REST_KINDS])
+def test_every_fault_of_a_connection_can_be_had_over_http(kind: FaultKind) -> None:
+    async def script(exchange: Exchange, api: Api) -> None:
+        struck, note = asyncio.Event(), exchange.tape.fault
+
+        def noted(done: FaultDone) -> None:
+            note(done)
+            struck.set()
+
+        exchange.tape.fault = noted  # type: ignore[method-assign]
+
+        async def inject(**fault: Any) -> tuple[int, Any]:
+            url = f"{api.rest.url}/sim/faults"
+            async with api.session.post(url, json=fault) as answer:
+                return answer.status, await answer.json()
+
+        wanted = {"kind": kind, "product_id": "BTC-USD", "connection": 1, "seconds": 1.0}
+        assert await inject(**wanted) == (200, {"injected": False})  # Nobody is there.
+        async with connect(exchange.url, max_size=None, close_timeout=0.2) as socket:
+            await subscribe(socket, "BTC-USD")
+            for _ in range(3):
+                await until_ack(socket)
+            assert (await inject(**wanted | {"product_id": "NOPE-USD"}))[0] == 400
+            assert await inject(**wanted, code=1011) == (200, {"injected": True})
+            if kind is FaultKind.REFUSE:
+                await ask(socket, "subscribe", "status")
+            read = asyncio.ensure_future(raw_until_closed(socket))
+            await struck.wait()
+            socket.transport.abort()
+            await read
+        assert [fault.kind for fault in exchange.tape.faults] == [kind]
+
+    trade(script, TakenMarket())
+
+
+def test_a_snapshot_of_a_book_that_is_not_held_is_not_sent() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        await subscribe(socket, IDS[0])
+        for _ in range(3):
+            await until_ack(socket)
+        assert not await exchange.inject(Fault(kind=FaultKind.SNAPSHOT, product_id=IDS[1]))
+        assert exchange.tape.faults == []
+
+    play(script)
 
 
 def test_a_client_that_does_not_read_is_dropped_and_the_others_are_not() -> None:

@@ -16,18 +16,16 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 
 from market.actions import Fees
-from market.errors import QuaverError
 from market.events import BUY, SELL
 from market.products import product
 from sim.accounts import AccountConfig, Accounts
 from sim.auth import ApiKey, Keyring, Unauthorized, new_key, sign
 from sim.exchange import Exchange
-from sim.exchange_config import ExchangeConfig
 from sim.faults import Fault, FaultKind
 from sim.orders import Broker, Placed
 from sim.rest_calls import PREFIX
 from sim.terms import Refusal
-from sim.wire import Listing
+from sim.wire import Listing, time_ns
 from tests.sim.venue import (
     ALICE,
     KEY,
@@ -171,6 +169,33 @@ def test_a_market_buy_by_quote_spends_no_more_than_that_with_the_fee() -> None:
     trade(script, fees=FEES)
 
 
+def test_a_limited_buy_by_quote_stops_at_its_price() -> None:
+    async def script(exchange: Exchange, api: Api) -> None:
+        budget = {"sor_limit_ioc": {"quote_size": "500.00", "limit_price": "100.02"}}
+        said = await api.order("BUY", budget)
+        _, order = await api.call("GET", f"/orders/historical/{said['order_id']}")
+        row = order["order"]
+        # 1 BTC at 100.01 and 1 at 100.02; the next costs more than it may.
+        assert (row["status"], row["filled_size"], row["filled_value"], row["order_type"]) == (
+            "CANCELLED",
+            "2.00000000",
+            "200.03",
+            "LIMIT",
+        )
+        assert (await balances(api))["USD"] == (str(Decimal("9799.97") - Decimal("0.80012")), "0")
+        within = {"sor_limit_ioc": {"quote_size": "50.00", "limit_price": "100.03"}}
+        said = await api.order("BUY", within, "two")
+        _, order = await api.call("GET", f"/orders/historical/{said['order_id']}")
+        assert order["order"]["status"] == "FILLED"
+        assert 49.99 < float(order["order"]["total_value_after_fees"]) <= 50.00
+        below = {"sor_limit_ioc": {"quote_size": "50.00", "limit_price": "100.00"}}
+        said = await api.order("BUY", below, "three")
+        _, order = await api.call("GET", f"/orders/historical/{said['order_id']}")
+        assert (order["order"]["status"], order["order"]["number_of_fills"]) == ("CANCELLED", "0")
+
+    trade(script, fees=FEES)
+
+
 def test_the_same_client_order_id_returns_the_first_order_and_places_no_other() -> None:
     async def script(exchange: Exchange, api: Api) -> None:
         first = await api.order("BUY", limit("99.00", "1"))
@@ -223,6 +248,19 @@ def test_the_same_client_order_id_returns_the_first_order_and_places_no_other() 
             "UNSUPPORTED_ORDER_CONFIGURATION",
             None,
         ),
+        (
+            "BUY",
+            limit("99.00", "1", "limit_limit_fok", quote_size="10"),
+            "UNSUPPORTED_ORDER_CONFIGURATION",
+            None,
+        ),
+        (
+            "BUY",
+            limit("99.00", "1", post_only="true"),
+            "UNSUPPORTED_ORDER_CONFIGURATION",
+            None,
+        ),
+        ("BUY", limit(99, 1), "INVALID_PRICE_PRECISION", None),  # type: ignore[arg-type]
         ("BUY", {"market_market_fok": {}}, "UNSUPPORTED_ORDER_CONFIGURATION", None),
         ("BUY", {}, "UNSUPPORTED_ORDER_CONFIGURATION", None),
         (
@@ -236,6 +274,15 @@ def test_the_same_client_order_id_returns_the_first_order_and_places_no_other() 
             limit("99.00", "1", "limit_limit_gtd"),
             "COMMANDER_REJECTED_NEW_ORDER",
             None,
+        ),
+        *(
+            (
+                "BUY",
+                limit("99.00", "1", "limit_limit_gtd", end_time=end_time),
+                "COMMANDER_REJECTED_NEW_ORDER",
+                None,
+            )
+            for end_time in ("soon", "2030-01-01", "2030-01-01T00:00:00", "", 1_900_000_000)
         ),
     ],
 )
@@ -278,6 +325,17 @@ def test_a_good_till_date_order_expires_in_event_time() -> None:
     trade(script, duration_s=4.0)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["2026-01-05T00:00:02Z", "2026-01-05T01:30:02+01:30", "2026-01-05T00:00:02.000000000Z"],
+)
+def test_an_end_time_may_be_of_any_zone(text: str) -> None:
+    assert time_ns(text) == 1_767_571_202 * 10**9
+    assert time_ns(text.replace(":02", ":02.000000007", 1).replace("007.000000000", "007")) in (
+        1_767_571_202 * 10**9 + 7,
+    )
+
+
 def test_a_fill_or_kill_that_cannot_be_filled_whole_is_cancelled_untouched() -> None:
     async def script(exchange: Exchange, api: Api) -> None:
         said = await api.order("BUY", limit("100.02", "2.5", "limit_limit_fok"))
@@ -313,6 +371,89 @@ def test_orders_are_listed_newest_first_by_pages_and_filters() -> None:
         assert [one["client_order_id"] for one in said["orders"]] == ["taken"]
         status, _ = await api.call("GET", "/orders/historical/batch", limit="no")
         assert status == 400
+
+    trade(script)
+
+
+def test_orders_and_fills_are_listed_from_a_time_to_before_another() -> None:
+    async def script(exchange: Exchange, api: Api) -> None:
+        start_ns = exchange.now_ns
+        for seconds in range(3):
+            exchange.now_ns = start_ns + seconds * 10**9 + 700
+            await api.order("BUY", limit("100.05", "0.1", "sor_limit_ioc"), f"{seconds}")
+
+        async def listed(path: str, **query: Any) -> list[str]:
+            status, said = await api.call("GET", f"/orders/historical/{path}", **query)
+            assert status == 200
+            return [one[ids[path]] for one in said["orders" if path == "batch" else "fills"]]
+
+        ids = {"batch": "client_order_id", "fills": "order_id"}
+        orders = await listed("fills")
+        for path, start, end, whole in (
+            ("batch", "start_date", "end_date", ["2", "1", "0"]),
+            ("fills", "start_sequence_timestamp", "end_sequence_timestamp", orders),
+        ):
+            assert await listed(path) == whole
+            exact = "2026-01-05T00:00:01.000000700Z"
+            assert await listed(path, **{start: exact}) == whole[:2]
+            assert await listed(path, **{end: exact}) == whole[2:]
+            assert await listed(path, **{start: "2026-01-05T00:00:01.000000701Z"}) == whole[:1]
+            # A text comparison would have it wrong: "." is before "Z", and zones differ.
+            assert await listed(path, **{start: "2026-01-05T00:00:01Z"}) == whole[:2]
+            assert await listed(path, **{start: "2026-01-05T01:00:02+01:00"}) == whole[:1]
+            status, said = await api.call(
+                "GET", f"/orders/historical/{path}", **{start: "yesterday"}
+            )
+            assert (status, said["error"]) == (400, "INVALID_ARGUMENT")
+
+    trade(script)
+
+
+def test_filters_may_list_several_values_and_all_must_fit() -> None:
+    async def script(exchange: Exchange, api: Api) -> None:
+        made = [
+            await api.order("BUY", limit("100.01", "0.1", "sor_limit_ioc"), "taken"),
+            await api.order("BUY", limit("90.00", "0.1"), "bid"),
+            await api.order("SELL", limit("110.00", "0.1"), "offer"),
+        ]
+        ids = [said["order_id"] for said in made]
+
+        async def listed(**query: Any) -> list[str]:
+            _, said = await api.call("GET", "/orders/historical/batch", **query)
+            return [one["client_order_id"] for one in said["orders"]]
+
+        assert await listed(order_side="BUY") == ["bid", "taken"]
+        assert await listed(order_side="BUY", order_status="OPEN") == ["bid"]
+        assert await listed(time_in_forces="IMMEDIATE_OR_CANCEL") == ["taken"]
+        assert await listed(product_ids="ETH-USD") == []
+        assert await listed(product_type="SPOT", order_types="LIMIT") == ["offer", "bid", "taken"]
+        path = f"/orders/historical/batch?order_ids={ids[0]}&order_ids={ids[2]}"
+        token = sign(KEY_NAME, PRIVATE_PEM, f"GET api.coinbase.com{PREFIX}/orders/historical/batch")
+        headers = {"Authorization": f"Bearer {token}"}
+        async with api.session.get(f"{api.rest.url}{PREFIX}{path}", headers=headers) as answer:
+            rows = (await answer.json())["orders"]
+        assert [one["client_order_id"] for one in rows] == ["offer", "taken"]
+        _, said = await api.call("GET", "/orders/historical/fills")
+        (trade_id,) = [fill["trade_id"] for fill in said["fills"]]
+        for wanted, count in ((trade_id, 1), ("nothing", 0)):
+            _, said = await api.call("GET", "/orders/historical/fills", trade_ids=wanted)
+            assert len(said["fills"]) == count
+
+    trade(script)
+
+
+def test_wallets_come_by_pages_and_one_by_one() -> None:
+    async def script(exchange: Exchange, api: Api) -> None:
+        _, first = await api.call("GET", "/accounts", limit="1")
+        assert (first["has_next"], [w["currency"] for w in first["accounts"]]) == (True, ["BTC"])
+        _, second = await api.call("GET", "/accounts", limit="1", cursor=first["cursor"])
+        assert (second["has_next"], second["cursor"]) == (False, "")
+        (wallet,) = second["accounts"]
+        assert wallet["currency"] == "USD"
+        assert await api.call("GET", f"/accounts/{wallet['uuid']}") == (200, {"account": wallet})
+        assert (await api.call("GET", "/accounts/nothing"))[0] == 404
+        for wrong in ({"limit": "0"}, {"limit": "-1"}, {"cursor": "x"}):
+            assert (await api.call("GET", "/accounts", **wrong))[0] == 400
 
     trade(script)
 
@@ -398,6 +539,44 @@ def test_a_body_that_is_no_order_is_400(body: Any) -> None:
     trade(script)
 
 
+JUNK = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text()),
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.text(), inner)),
+    max_leaves=5,
+)
+TERMS = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.one_of(JUNK, st.sampled_from(["1", "100.00", "1e3", "-1", "NaN", "9" * 400]))
+        for name in ("base_size", "quote_size", "limit_price", "post_only", "end_time")
+    },
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        JUNK,
+        st.dictionaries(
+            st.sampled_from(
+                ["limit_limit_gtc", "limit_limit_gtd", "sor_limit_ioc", "market_market_ioc"]
+            ),
+            st.one_of(JUNK, TERMS),
+        ),
+    ),
+    st.one_of(JUNK, st.sampled_from(["BUY", "SELL"])),
+)
+def test_no_order_whatever_it_says_breaks_the_venue(configuration: Any, side: Any) -> None:
+    trading = Trading()
+    request = {"client_order_id": "1", "product_id": BTC.id, "side": side}
+    try:
+        trading.broker.place("alice", request | {"order_configuration": configuration}, 0)
+    except Refusal as refusal:
+        assert refusal.error and refusal.message
+    trading.broker.book_fills(0)
+    assert trading.accounts.sum("USD") == 3 * Decimal("500.37")
+
+
 URI = "GET api.coinbase.com/api/v3/brokerage/accounts"
 
 
@@ -434,6 +613,8 @@ NOW = int(time.time())
         {"nbf": NOW - 400, "exp": NOW - 280},
         {"nbf": NOW + 300, "exp": NOW + 400},
         {"exp": NOW + 600},
+        {"exp": str(NOW + 600)},
+        {"nbf": "then"},
         {"exp": None},
         {"nbf": None},
         {"nonce": None},
@@ -466,11 +647,6 @@ def test_tokens_of_others_and_of_other_algorithms_are_refused_and_ed25519_is_tak
     ):
         with pytest.raises(Unauthorized):
             keys.check(wrong, (URI,))
-
-
-def test_accounts_without_a_market_that_takes_orders_are_refused() -> None:
-    with pytest.raises(QuaverError, match="takes no orders"):
-        Exchange(ExchangeConfig(products=("BTC-USD",), accounts=(ALICE,)))
 
 
 # Faults.

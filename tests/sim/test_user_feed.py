@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import time
+import uuid
 from typing import Any
 
+import jwt
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -21,6 +24,7 @@ from tests.sim.venue import (
     limit,
     owner_key,
     receive,
+    subscriptions,
     trade,
     until_ack,
 )
@@ -28,8 +32,11 @@ from tests.sim.venue import (
 REFUSAL = {"type": "error", "message": "authentication failure"}
 
 
-async def subscribe(socket: ClientConnection, token: str, kind: str = "subscribe") -> None:
-    await socket.send(json.dumps({"type": kind, "channel": "user", "jwt": token}))
+async def subscribe(
+    socket: ClientConnection, token: str, kind: str = "subscribe", ids: tuple[str, ...] = ()
+) -> None:
+    request = {"type": kind, "channel": "user", "jwt": token}
+    await socket.send(json.dumps(request | ({"product_ids": ids} if ids else {})))
 
 
 def token() -> str:
@@ -57,7 +64,8 @@ def test_the_snapshot_has_open_orders_by_fifty_until_a_batch_is_short(
         ids = [order["client_order_id"] for batch in found for order in batch]
         assert ids == [f"order {number}" for number in range(placed)]
         assert [frame["sequence_num"] for frame in frames] == list(range(len(frames)))
-        assert frames[-1]["events"] == [{"subscriptions": {"user": ["alice"]}}]
+        ((channel, (user_id,)),) = subscriptions(frames[-1]).items()
+        assert (channel, str(uuid.UUID(user_id))) == ("user", user_id)
 
     trade(script)
 
@@ -153,5 +161,53 @@ def test_without_a_good_token_there_is_no_user_channel(wrong: str) -> None:
             await subscribe(socket, token())
             frames = await until_ack(socket)
             assert len(orders(frames, "snapshot")[0]) == 1 and not orders(frames, "update")
+
+    trade(script)
+
+
+def test_the_user_channel_tells_of_the_products_asked_for_alone() -> None:
+    ids = ("BTC-USD", "ETH-USD")
+
+    async def script(exchange: Exchange, api: Api) -> None:
+        async with connect(exchange.url) as socket:
+
+            async def told(kind: str, *ids: str) -> list[list[str]]:
+                """Products of the orders in each snapshot after a request."""
+                await subscribe(socket, token(), kind, ids)
+                frames = await until_ack(socket)
+                assert not orders(frames, "update")
+                return [[o["product_id"] for o in rows] for rows in orders(frames, "snapshot")]
+
+            for id in ids:
+                await api.order("BUY", limit("99.00", "0.1"), f"first {id}", id)
+            assert await told("subscribe", "ETH-USD") == [["ETH-USD"]]
+            await api.order("BUY", limit("98.00", "0.1"), "not told", "BTC-USD")
+            await api.order("BUY", limit("98.00", "0.1"), "told", "ETH-USD")
+            frame = await receive(socket)
+            assert [o["client_order_id"] for o in frame["events"][0]["orders"]] == ["told"]
+
+            assert await told("subscribe", "ETH-USD") == []  # Nothing fresh.
+            assert await told("subscribe") == [["BTC-USD"] * 2]  # All: those of BTC are fresh.
+            assert await told("unsubscribe", "ETH-USD") == []
+            await api.order("BUY", limit("97.00", "0.1"), "not told again", "ETH-USD")
+            await api.order("BUY", limit("97.00", "0.1"), "told again", "BTC-USD")
+            frame = await receive(socket)
+            assert [o["client_order_id"] for o in frame["events"][0]["orders"]] == ["told again"]
+            await subscribe(socket, "", "unsubscribe", ("BTC-USD",))
+            assert subscriptions((await until_ack(socket))[-1]) == {}
+
+    trade(script, StillMarket(ids))
+
+
+def test_an_unknown_product_and_a_token_that_is_over_open_no_user_channel() -> None:
+    async def script(exchange: Exchange, api: Api) -> None:
+        async with connect(exchange.url) as socket:
+            await subscribe(socket, token(), ids=("NOPE-USD",))
+            assert (await receive(socket))["type"] == "error"
+            past = int(time.time()) - 300
+            claims = {"sub": KEY_NAME, "iss": "cdp", "nbf": past, "exp": past + 120}
+            headers = {"kid": KEY_NAME, "nonce": "1"}
+            await subscribe(socket, jwt.encode(claims, PRIVATE_PEM, "ES256", headers))
+            assert await receive(socket) == REFUSAL
 
     trade(script)

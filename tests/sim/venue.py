@@ -16,23 +16,28 @@ from sim.auth import ApiKey, new_key, sign
 from sim.engine import Engine, Trade
 from sim.exchange import Exchange
 from sim.exchange_config import ExchangeConfig
+from sim.flow import FlowConfig
 from sim.ladder import Change, Levels, Order
 from sim.rest import Rest
 from sim.rest_calls import PREFIX
+from sim.world import Market
 
-IDS = ("BTC-USD", "XRP-USD")
+IDS = ("STRK-USD", "CRV-USD")  # Those with the smallest books.
+SECONDS = FlowConfig(tick_s=1.0)  # One frame a second.
 Frame = dict[str, Any]
 Book = dict[str, dict[Decimal, Decimal]]
 
 
 def play(
-    script: Callable[[Exchange, ClientConnection], Awaitable[None]], **changes: Any
+    script: Callable[[Exchange, ClientConnection], Awaitable[None]],
+    books: Market | None = None,
+    **changes: Any,
 ) -> Exchange:
     """Run a script as the client of an exchange that goes as fast as it is read."""
-    config = ExchangeConfig(**{"products": IDS, "speed": None, **changes})
+    config = ExchangeConfig(**{"products": IDS, "market": SECONDS, "speed": None, **changes})
 
     async def main() -> Exchange:
-        async with asyncio.timeout(30), Exchange(config) as exchange:
+        async with asyncio.timeout(30), Exchange(config, books) as exchange:
             # A client that leaves with a full queue would wait this long for the farewell.
             async with connect(exchange.url, max_size=None, close_timeout=0.2) as socket:
                 await script(exchange, socket)
@@ -115,18 +120,22 @@ ALICE = AccountConfig(
 
 
 class StillMarket:
-    """A market in which nobody moves: BTC-USD with 1 BTC at each cent, bid 99.99, ask 100.01."""
+    """Markets in which nobody moves: 10**8 lots at each tick around 10,000, which has none.
+
+    That is, of BTC-USD: 1 BTC at each cent, bid 99.99, ask 100.01.
+    """
 
     tick_ns = 50_000_000
 
-    def __init__(self) -> None:
-        self.products: tuple[Product, ...] = (product("BTC-USD"),)
-        self.engines = [Engine()]
+    def __init__(self, ids: tuple[str, ...] = ("BTC-USD",)) -> None:
+        self.products: tuple[Product, ...] = tuple(product(id) for id in ids)
+        self.engines = [Engine() for _ in ids]
+        self._last_id = 100
         for number in range(1, 6):
             for side, price in ((BUY, 10_000 - number), (SELL, 10_000 + number)):
-                order = Order(2 * number + (side == SELL), None, side, price, 10**8)
-                self.engines[0].submit(order, 0)
-        self._last_id = 100
+                for engine in self.engines:
+                    order = Order(2 * number + (side == SELL), None, side, price, 10**8)
+                    engine.submit(order, 0)
 
     def take(self, side: int, price: int, lots: int) -> None:
         """Let the flow take what rests up to a price in ticks."""
@@ -141,6 +150,14 @@ class StillMarket:
 
     def book(self, index: int) -> tuple[Levels, Levels]:
         return self.engines[index].book()
+
+
+class TakenMarket(StillMarket):
+    """In every step somebody buys at the touch, then somebody sells there."""
+
+    def advance(self, to_ns: int) -> None:
+        self.take(BUY, 10_005, 10**6)
+        self.take(SELL, 9_995, 10**6)
 
 
 class Api:
@@ -183,11 +200,13 @@ def limit(price: str, size: str, kind: str = "limit_limit_gtc", **terms: Any) ->
 
 def trade(
     script: Callable[[Exchange, Api], Awaitable[None]],
-    market: Any = None,
+    books: Market | None = None,
     accounts: tuple[AccountConfig, ...] = (ALICE,),
     **changes: Any,
 ) -> Exchange:
-    """Run a script as the customer of an exchange whose market is still."""
+    """Run a script as the customer of an exchange, whose market is still if none is given."""
+    if books is None and "market" not in changes:
+        books = StillMarket()
     config = ExchangeConfig(
         **{"products": ("BTC-USD",), "speed": None, "accounts": accounts, **changes}
     )
@@ -195,7 +214,7 @@ def trade(
     async def main() -> Exchange:
         async with (
             asyncio.timeout(30),
-            Exchange(config, market or StillMarket()) as exchange,
+            Exchange(config, books) as exchange,
             Rest(exchange) as rest,
             aiohttp.ClientSession() as session,
         ):
