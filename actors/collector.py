@@ -1,71 +1,102 @@
-"""The collector: a Ray actor with the websocket, books and windows of a group of products.
+"""The collector: a Ray actor with the websockets, books and windows of a group of products.
 
-It records raw partitions and streams the windows it closes, one item per beat, so that the cost of
-crossing a process border is paid once for all its products.
+Reading never waits for storage: rows go to the spool's buffer, and the windows of a beat are given
+to their consumer once the rows that closed them are on disk. They stream one item per beat and
+websocket, so that the cost of crossing a process border is paid once for all its products.
 """
 
 import asyncio
+import logging
+import os
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
 
+import msgspec
 import numpy as np
-import ray
 from numpy.typing import NDArray
 
-from actors.advanced_trade import decoder
-from actors.connection import MAX_LEVEL2_PRODUCTS, Connection, ConnectionConfig
+from actors.connection import Connection, ConnectionConfig
+from actors.formats import FORMATS
+from actors.plan import Group
+from actors.quarantine import Quarantine, QuarantineConfig
 from actors.reader import Events, Reader
-from actors.recorder import Recorder, keep_corrupt
+from actors.recorder import Recorder
+from actors.spool import Spool, SpoolConfig
+from actors.status import CollectorStatus, Latency, ProductStatus
 from actors.store import Store
 from actors.stream import ProductStream
+from market.events import EVENT, Kind, Reason, mark
 from market.products import Product
 
 # Windows closed together: (product id, WINDOW[n]) of every product of a connection.
 Closed = list[tuple[str, NDArray[np.void]]]
 
+STOP_PATIENCE_S = 20.0  # For the root to take what is left; the spool keeps what it did not take.
 _WAITING_ITEMS = 2_000  # Beats kept for a slow consumer; beyond, the oldest are dropped.
+_LATENCIES = 2_000
+_PROBLEMS = 20  # The newest of them are in the status.
+_log = logging.getLogger(__name__)
+
+
+class CollectorSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a collector does; two that are equal do the same."""
+
+    name: str
+    url: str
+    groups: tuple[Group, ...]  # The products of each websocket.
+    wire_format: str = "coinbase-advanced"
+    root: str | None = None  # None: nothing is recorded.
+    source: str | None = None  # Where the frames come from, if not from `url`.
+    connection: ConnectionConfig = ConnectionConfig()
+    spool: SpoolConfig = SpoolConfig()
+    quarantine: QuarantineConfig = QuarantineConfig()
 
 
 class Collector:
-    """Keeps a group of products from the wire to windows; `CollectorActor` puts it into Ray."""
+    """Keeps a group of products from the wire to windows; `actors.fleet` puts it into Ray."""
 
-    def __init__(
-        self,
-        url: str,
-        products: list[Product],
-        root: str | None,
-        config: ConnectionConfig,
-        source: str | None = None,
-    ) -> None:
-        """Collect from `url`; record under `root`, if one is given, as coming from `source`."""
-        self._store = Store(root) if root else None
-        self._recorder = (
-            Recorder(self._store, source or url, self._counts_of) if self._store else None
-        )
-        self._streams = {p.id: ProductStream(self._recorder, p) for p in products}
+    def __init__(self, spec: CollectorSpec) -> None:
+        """Take what `spec` says; nothing is opened but the spool before `start`."""
+        self.spec = spec
+        self._latencies_ms: deque[float] = deque(maxlen=_LATENCIES)
+        self._latencies = 0  # Measured so far.
+        self._latencies_told = 0
+        self._started_ns = time.time_ns()
+        self._reader_of: dict[str, Reader] = {}
+        self._products: dict[str, Product] = {p.id: p for group in spec.groups for p in group}
+        self._spool: Spool | None = None
+        self._recorder: Recorder | None = None
+        self._quarantine: Quarantine | None = None
+        if spec.root:
+            store = Store(spec.root)
+            self._spool = Spool(store, spec.source or spec.url, spec.name, spec.spool)
+            self._recorder = Recorder(self._spool, self._counts_of)
+            folder = Path(spec.spool.folder) / "quarantine"
+            self._quarantine = Quarantine(store, folder, spec.name, spec.quarantine)
+        self._streams = {p: ProductStream(self._recorder, self._products[p]) for p in self._products}
+        self._broken: dict[str, str] = {}
+        self._overflowing = False
         self._waiting: deque[Closed] = deque(maxlen=_WAITING_ITEMS)
         self._news = asyncio.Event()
         self._counts: Counter[str] = Counter()
-        self._reader_of: dict[str, Reader] = {}
+        self._gaps: Counter[str] = Counter()
+        self._frames = 0  # Frames and lost connections.
+        self._updates = dict.fromkeys(self._products, 0)
+        self._recv_ns = dict.fromkeys(self._products, 0)
+        self._problems: deque[str] = deque(maxlen=_PROBLEMS)
         self._readers: list[Reader] = []
-        self._connections: list[Connection] = []
-        for start in range(0, len(products), MAX_LEVEL2_PRODUCTS):
-            group = {p.id: p for p in products[start : start + MAX_LEVEL2_PRODUCTS]}
-            reader = Reader(decoder, group)
-            self._readers.append(reader)
-            self._reader_of |= dict.fromkeys(group, reader)
-            self._connections.append(
-                Connection(url, list(group), reader, self._apply, self._synced, config)
-            )
+        self._connections = [self._connection(group) for group in spec.groups]
         self._reading: list[asyncio.Task[None]] = []
         self._run: asyncio.Task[None] | None = None
         self._ended = False
         self._consumer = 0  # The newest caller of `stream`.
 
-    async def start(self) -> None:
-        """Connect and begin to record; returns at once."""
+    def start(self) -> None:
+        """Connect and begin to record, in the event loop that runs."""
+        self._loop = asyncio.get_running_loop()
         self._reading = [asyncio.create_task(c.run()) for c in self._connections]
         self._run = asyncio.create_task(self._collect())
 
@@ -103,22 +134,67 @@ class Collector:
             reading.cancel()
         await self.finished()
 
-    async def status(self) -> dict[str, Any]:
-        """Return counts of the readers and of the windows, and each connection's state."""
+    async def status(self) -> CollectorStatus:
+        """Return what can be known of this collector."""
         counts: Counter[str] = Counter(self._counts)
         for reader in self._readers:
             counts += reader.counts
-        synced = sum(stream.builder.synced for stream in self._streams.values())
-        return {
-            "connections": [connection.state.value for connection in self._connections],
-            "last_error": next((c.last_error for c in self._connections if c.last_error), None),
-            "synced": synced,
-            "products": len(self._streams),
-            "rows": self._recorder.rows if self._recorder else 0,
-            "clock_ns": max(s.builder.clock_ns for s in self._streams.values()),
-            "counts": dict(counts),
-            "ended": self._ended,
-        }
+        return CollectorStatus(
+            name=self.spec.name,
+            pid=os.getpid(),
+            started_ns=self._started_ns,
+            at_ns=time.time_ns(),
+            clock_ns=max((s.builder.clock_ns for s in self._streams.values()), default=0),
+            connections=[connection.status() for connection in self._connections],
+            products={p: self._product_status(p) for p in self._products},
+            counts=dict(counts),
+            gaps=dict(self._gaps),
+            frames=self._frames - counts["disconnects"],
+            rows=self._recorder.rows if self._recorder else 0,
+            latency=Latency.of(list(self._latencies_ms)),
+            waiting_items=len(self._waiting),
+            quarantine_left_out=self._quarantine.left_out if self._quarantine else 0,
+            spool=self._spool.status() if self._spool else None,
+            overflowing=self._overflowing,
+            problems=list(self._problems),
+            ended=self._ended,
+        )
+
+    def newest_latencies_ms(self) -> list[float]:
+        """Return recv_ns - ns of the frames since the last call, or of the newest of them."""
+        new = min(self._latencies - self._latencies_told, len(self._latencies_ms))
+        self._latencies_told = self._latencies
+        return list(self._latencies_ms)[-new:] if new else []
+
+    def _product_status(self, product_id: str) -> ProductStatus:
+        broken = self._broken.get(product_id)
+        return ProductStatus(
+            synced=broken is None and self._streams[product_id].builder.synced,
+            recv_ns=self._recv_ns[product_id],
+            updates=self._updates[product_id],
+            broken=broken,
+        )
+
+    def _connection(self, group: Group) -> Connection:
+        products = {p.id: p for p in group}
+        reader = Reader(FORMATS[self.spec.wire_format], products)
+        self._readers.append(reader)
+        self._reader_of |= dict.fromkeys(products, reader)
+
+        def on_events(events: Events) -> None:
+            self._apply(events)
+            if reader.corrupt:
+                self._set_aside(reader)
+
+        return Connection(
+            self.spec.url,
+            list(products),
+            reader,
+            on_events,
+            self._synced,
+            self.spec.connection,
+            paused=lambda: self._overflowing,
+        )
 
     async def _collect(self) -> None:
         try:
@@ -133,36 +209,105 @@ class Collector:
                 self._news.set()
 
     async def _write_the_rest(self) -> None:
-        try:
-            for reader in self._readers:
-                for ended in reader.ended(0):
-                    with suppress(ValueError):  # A book that refused a row has said why before.
-                        self._apply([ended])
-        finally:
-            if self._store and self._recorder:
-                await asyncio.to_thread(self._recorder.close)
-                for reader in self._readers:
-                    keep_corrupt(self._store, "live", reader.corrupt)
+        for reader in self._readers:
+            self._feed(reader.ended(0))
+        if self._spool and self._quarantine:
+            await asyncio.to_thread(self._spool.close, STOP_PATIENCE_S)
+            await asyncio.to_thread(self._quarantine.close, STOP_PATIENCE_S)
 
     def _apply(self, events: Events) -> None:
+        """Take what one frame brought."""
+        self._frames += 1
+        if not self._overflows():
+            self._feed(events)
+
+    def _feed(self, events: Events) -> None:
         closed: Closed = []
         for product_id, rows in events:
-            windows = self._streams[product_id].apply(rows)
-            if len(windows):
-                closed.append((product_id, windows))
-                self._counts["windows"] += len(windows)
-                self._counts["valid windows"] += int(windows["valid"].sum())
-        if closed:
-            if len(self._waiting) == _WAITING_ITEMS:
-                self._counts["items dropped for a slow consumer"] += 1
-            self._waiting.append(closed)
-            self._news.set()
+            if product_id not in self._broken:
+                windows = self._fed(product_id, rows)
+                if len(windows):
+                    closed.append((product_id, windows))
+        if not closed:
+            return
+        if self._spool is None:
+            self._release(closed)
+            return
+
+        def on_disk() -> None:
+            with suppress(RuntimeError):  # The loop is closed: nobody waits for windows any more.
+                self._loop.call_soon_threadsafe(self._release, closed)
+
+        self._spool.flush(on_disk)
+
+    def _fed(self, product_id: str, rows: NDArray[np.void]) -> NDArray[np.void]:
+        """Feed one product's rows of a frame; return the windows they closed."""
+        stream = self._streams[product_id]
+        was_synced = stream.builder.synced
+        try:
+            windows = stream.apply(rows)
+        except ValueError as e:
+            self._break(product_id, str(e))
+            return np.zeros(0, EVENT)
+        if was_synced and not stream.builder.synced:
+            self._gaps[stream.builder.reason.name.lower()] += 1
+        if rows["kind"][0] <= Kind.TRADE:
+            recv_ns = int(rows["recv_ns"][-1])
+            self._updates[product_id] += len(rows)
+            self._recv_ns[product_id] = recv_ns
+            self._latencies_ms.append((recv_ns - int(rows["ns"][-1])) / 1e6)
+            self._latencies += 1
+        return windows
+
+    def _release(self, closed: Closed) -> None:
+        """Give windows to the consumer."""
+        for _, windows in closed:
+            self._counts["windows"] += len(windows)
+            self._counts["valid windows"] += int(windows["valid"].sum())
+        if len(self._waiting) == _WAITING_ITEMS:
+            self._counts["items dropped for a slow consumer"] += 1
+        self._waiting.append(closed)
+        self._news.set()
+
+    def _overflows(self) -> bool:
+        """Whether there is no room for rows; then neither recording nor books get them."""
+        full = self._spool is not None and self._spool.full
+        if full and not self._overflowing:
+            self._complain("the spool is full: frames are dropped until there is room again")
+            for product_id in self._products.keys() - self._broken.keys():
+                self._unsync(product_id)
+        elif self._overflowing and not full:
+            self._complain("the spool has room again: every book is asked for")
+        self._overflowing = full
+        return full
+
+    def _unsync(self, product_id: str) -> None:
+        """Record that a book is lost for want of room."""
+        clock_ns = self._streams[product_id].builder.clock_ns
+        if clock_ns:
+            row = mark(Kind.UNSYNC, clock_ns, time.time_ns(), Reason.OVERFLOW)
+            self._feed([(product_id, np.array([row], EVENT))])
+
+    def _break(self, product_id: str, why: str) -> None:
+        """Give up one product whose row was refused, which is a fault of this program."""
+        self._broken[product_id] = why
+        self._gaps["broken"] += 1
+        self._complain(f"{product_id} is not collected any more, please report this: {why}")
+
+    def _complain(self, what: str) -> None:
+        self._problems.append(what)
+        _log.error("%s: %s", self.spec.name, what)
+
+    def _set_aside(self, reader: Reader) -> None:
+        """Take the corrupt frames out of a reader."""
+        for recv_ns, reason, frame in reader.corrupt:
+            if self._quarantine:
+                self._quarantine.keep(recv_ns, reason, frame)
+        reader.corrupt.clear()
 
     def _synced(self, product_id: str) -> bool:
-        return self._streams[product_id].builder.synced
+        """Whether nothing is to be asked for: the book is known, or given up."""
+        return product_id in self._broken or self._streams[product_id].builder.synced
 
     def _counts_of(self, product_id: str) -> dict[str, int]:
         return self._reader_of[product_id].counts_of(product_id)
-
-
-CollectorActor = ray.remote(num_cpus=0, max_concurrency=16)(Collector)

@@ -1,81 +1,47 @@
 """One websocket to Advanced Trade: subscribe, read, watch, resubscribe, reconnect.
 
 The connection hands every frame to its reader and the events on; it decides nothing about books
-but asks again for one that is no longer known (section 2, rule 5).
+but asks again for one that is no longer known (section 2, rule 5). Reading never waits: requests
+are sent at the host's pace, and silence is watched for, beside it.
 """
 
 import asyncio
 import contextlib
 import random
+import ssl
 import time
+from collections import Counter
 from collections.abc import Callable
-from enum import Enum
-from typing import Annotated
+from typing import Any
 
-import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import (
-    ConnectionClosed,
-    ConnectionClosedOK,
-    InvalidHandshake,
-    InvalidURI,
-)
-from websockets.uri import parse_uri
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, WebSocketException
 
+from actors.connection_config import (
+    ConnectionConfig,
+    ConnectionState,
+    ConnectionStatus,
+    check_url,
+    paces,
+)
+from actors.notices import Ack, ErrorFrame, read_notice
 from actors.reader import Events, Reader
+from actors.subscriptions import Request, Subscriptions
 from market.errors import QuaverError
 
 MAX_LEVEL2_PRODUCTS = 25  # The venue refuses a 31st product on a connection, then stays silent.
 _MAX_FRAME_BYTES = 64 << 20  # A BTC-USD snapshot alone is about 5 MB.
 _FIRST_BACKOFF_S = 0.5
-_ASKS_BEFORE_RECONNECT = 2
-_RAREST_ASK_S = 600.0
-_LOST = (ConnectionClosed, InvalidHandshake, OSError, TimeoutError)
-
-
-class ConnectionState(Enum):
-    """Every state that a connection can be in."""
-
-    CONNECTING = "connecting"
-    STREAMING = "streaming"
-    RECONNECTING = "reconnecting"
-    CLOSED_BY_VENUE = "closed by venue"
-
-
-class ConnectionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a connection lives."""
-
-    silence_s: Annotated[
-        float, msgspec.Meta(gt=0, description="reconnect after this long without any frame")
-    ] = 5.0
-    snapshot_s: Annotated[
-        float,
-        msgspec.Meta(
-            gt=0,
-            description="ask again for a book that has not come by then; if none has come after a "
-            "second wait, reconnect",
-        ),
-    ] = 15.0
-    max_backoff_s: Annotated[
-        float, msgspec.Meta(gt=0, description="longest wait between two tries to connect")
-    ] = 30.0
-    follow_end: Annotated[
-        bool, msgspec.Meta(description="a normal close ends the recording (a replayed market)")
-    ] = False
-
-
-def check_url(url: str) -> None:
-    """Raise a QuaverError if this is no websocket address."""
-    try:
-        parse_uri(url)
-    except (InvalidURI, ValueError):  # ValueError: a port that is none.
-        raise QuaverError(
-            f"{url!r} is no websocket address; write it like wss://host or ws://host:port"
-        ) from None
+_LOOK_S = 0.25  # Missing books are looked for at least this often.
+_NOT_TOLD = 1006  # The close code of a socket that was lost without one.
+_LOST = (WebSocketException, OSError, TimeoutError)  # An OSError is also what TLS refuses.
 
 
 class Connection:
-    """Reads the products of one reader until cancelled, whatever happens to the socket."""
+    """Reads the products of one reader until cancelled, whatever happens to the socket.
+
+    While `paused` no book is asked for. `tls` replaces the machine's trusted certificates.
+    """
 
     def __init__(
         self,
@@ -85,13 +51,15 @@ class Connection:
         on_events: Callable[[Events], None],
         synced: Callable[[str], bool],
         config: ConnectionConfig,
+        *,
+        paused: Callable[[], bool] = lambda: False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         if not 0 < len(product_ids) <= MAX_LEVEL2_PRODUCTS:
             raise QuaverError(
                 f"a connection takes 1 to {MAX_LEVEL2_PRODUCTS} products, got {len(product_ids)}"
             )
         check_url(url)
-        self.state = ConnectionState.CONNECTING
         self.last_error: str | None = None
         self._url = url
         self._product_ids = product_ids
@@ -99,79 +67,211 @@ class Connection:
         self._on_events = on_events
         self._synced = synced
         self._config = config
-        self._asked: dict[str, tuple[float, int]] = {}  # Book: time of the last request, how many.
+        self._paused = paused
+        self._tls: dict[str, Any] = {"ssl": tls} if tls else {}
+        self._connects, self._messages = paces(url, config)
+        self._subscriptions = Subscriptions(product_ids, synced, config.snapshot_s)
+        self._enter(ConnectionState.WAITING)
+        self._opened = 0
+        self._disconnects: Counter[int] = Counter()
+        self._errors: Counter[str] = Counter()
+        self._books: set[str] = set()  # Those known when last looked at.
+        self._frames = 0  # Of this socket.
+        self._last_frame_s: float | None = None
+        self._book_came = False  # On this socket.
+        self._gave_up: str | None = None  # Why we broke this socket ourselves.
+        self._news = asyncio.Event()  # Something for the minder to look at.
+
+    def status(self) -> ConnectionStatus:
+        """Return what the connection is doing."""
+        now, last = time.monotonic(), self._last_frame_s
+        return ConnectionStatus(
+            state=self.state,
+            in_state_s=now - self._since_s,
+            products=len(self._product_ids),
+            synced=sum(map(self._synced, self._product_ids)),
+            subscribed=self._subscriptions.acknowledged,
+            connects=self._opened,
+            disconnects=dict(self._disconnects),
+            errors=dict(self._errors),
+            last_error=self.last_error,
+            last_frame_age_s=None if last is None else now - last,
+        )
 
     async def run(self) -> None:
-        """Stay connected; return once the venue has closed for good (`follow_end`)."""
+        """Stay connected; return once the venue has closed for good (`follow_end`).
+
+        What `on_events` raises goes to the caller, whatever it is.
+        """
         failures = 0
+        try:
+            while True:
+                lost = await self._session()
+                if self._config.follow_end and isinstance(lost, ConnectionClosedOK):
+                    self._enter(ConnectionState.CLOSED_BY_VENUE)
+                    return
+                self._lost(lost)
+                # A venue that accepts and then refuses counts as failing, however often it answers.
+                failures = 0 if self._book_came else failures + 1
+                self._enter(ConnectionState.BACKING_OFF)
+                # Full jitter, so that many connections that were lost together come back apart.
+                bound_s = min(self._config.max_backoff_s, _FIRST_BACKOFF_S * 2 ** min(failures, 16))
+                await asyncio.sleep(random.uniform(0, bound_s))
+        finally:
+            if self.state is not ConnectionState.CLOSED_BY_VENUE:
+                self._enter(ConnectionState.STOPPED)
+
+    async def _session(self) -> Exception:
+        """Live through one socket; return how it was lost, or why there is none."""
+        self._subscriptions.begin()
+        self._frames, self._book_came, self._gave_up = 0, False, None
+        # Ready before connecting: the venue waits five seconds for the first.
+        requests = self._subscriptions.first(with_books=not self._paused())
+        self._enter(ConnectionState.WAITING)
+        try:
+            await self._connects.turn()
+            self._enter(ConnectionState.CONNECTING)
+            socket = await connect(
+                self._url,
+                max_size=_MAX_FRAME_BYTES,
+                compression=None,
+                open_timeout=self._config.open_s,
+                ping_interval=self._config.ping_s,
+                ping_timeout=self._config.ping_s,
+                close_timeout=1,
+                **self._tls,
+            )
+        except _LOST as e:
+            return e
+        self._opened += 1
+        self._enter(ConnectionState.SUBSCRIBING)
+        helpers = [
+            asyncio.create_task(self._mind(socket, requests)),
+            asyncio.create_task(self._watch(socket)),
+        ]
+        try:
+            return await self._read(socket)
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(socket.close(), *helpers, return_exceptions=True)
+            for helper in helpers:
+                if not helper.cancelled():
+                    helper.result()
+
+    def _lost(self, e: Exception) -> None:
+        """Note how the socket was lost, or that none could be opened."""
+        if self.state in (ConnectionState.WAITING, ConnectionState.CONNECTING):
+            self._errors["connect"] += 1
+        else:
+            told = e.rcvd if isinstance(e, ConnectionClosed) else None
+            self._disconnects[told.code if told else _NOT_TOLD] += 1
+        self.last_error = self._gave_up or f"{type(e).__name__}: {e}"
+        if self._frames:
+            self._on_events(self._reader.disconnected(time.time_ns()))
+        self._books.clear()
+
+    async def _read(self, socket: ClientConnection) -> Exception:
+        """Read until the socket is lost; return how."""
         while True:
             try:
-                await self._session()
-            except _LOST as e:
-                if self._config.follow_end and isinstance(e, ConnectionClosedOK):
-                    self.state = ConnectionState.CLOSED_BY_VENUE
-                    return
-                self.last_error = f"{type(e).__name__}: {e}"
-                # A venue that accepts and then refuses counts as failing, however often it answers.
-                failures = 0 if self._any_synced() else failures + 1
-                if self.state is ConnectionState.STREAMING:
-                    self._on_events(self._reader.disconnected(time.time_ns()))
-                self.state = ConnectionState.RECONNECTING
-            # Full jitter, so that many connections that were lost together come back apart.
-            bound_s = min(self._config.max_backoff_s, _FIRST_BACKOFF_S * 2 ** min(failures, 16))
-            await asyncio.sleep(random.uniform(0, bound_s))
+                data = await socket.recv(decode=False)
+            except ConnectionClosed as e:
+                return e
+            self._last_frame_s = time.monotonic()
+            self._frames += 1
+            if notice := read_notice(data):
+                self._on_notice(notice)
+            events = self._reader.frame(data, time.time_ns())
+            self._on_events(events)
+            if self._frames == 1 or any(
+                self._synced(product_id) != (product_id in self._books) for product_id, _ in events
+            ):
+                self._look()
 
-    async def _session(self) -> None:
-        async with connect(
-            self._url, max_size=_MAX_FRAME_BYTES, compression=None, close_timeout=1
-        ) as socket:
-            # Heartbeats first: they keep the connection alive and close beats in quiet markets.
-            # Books last, so that no trade after a snapshot is missed.
-            for channel in ("heartbeats", "market_trades", "level2"):
-                await self._ask(socket, "subscribe", channel, self._product_ids)
-            self._asked = dict.fromkeys(self._product_ids, (time.monotonic(), 1))
-            while True:
-                async with asyncio.timeout(self._config.silence_s):
-                    data = await socket.recv(decode=False)
-                self.state = ConnectionState.STREAMING
-                self._on_events(self._reader.frame(data, time.time_ns()))
-                with contextlib.suppress(ConnectionClosed):
-                    # `recv` says so too, but only once what had arrived before has been read.
-                    await self._resync(socket)
+    def _look(self) -> None:
+        """Note which books are known; tell the minder."""
+        self._books = {p for p in self._product_ids if self._synced(p)}
+        self._book_came = self._book_came or bool(self._books)
+        self._subscriptions.note_books()
+        whole = len(self._books) == len(self._product_ids)
+        self._enter(ConnectionState.STREAMING if whole else ConnectionState.SYNCING)
+        self._news.set()
 
-    async def _resync(self, socket: ClientConnection) -> None:
-        """Ask anew, in one request, for the books that are not synced or did not come in time.
+    def _on_notice(self, notice: Ack | ErrorFrame) -> None:
+        if isinstance(notice, Ack):
+            self._subscriptions.acknowledge(notice.has, notice.sequence)
+        else:
+            self._errors[notice.why.value] += 1
+            self.last_error = f"the venue answered with an error: {notice.message}"
+            self._subscriptions.refused(notice.why)
+        self._news.set()
 
-        A book that does not come is asked for ever more rarely; if none comes, reconnect.
+    async def _watch(self, socket: ClientConnection) -> None:
+        """Break a socket that is silent.
+
+        Only time in which this process ran counts, so that a stall of our own is no silence.
         """
-        now, wanted = time.monotonic(), []
-        for product_id in self._product_ids:
-            asked_at, times = self._asked.get(product_id, (now, 0))
-            if self._synced(product_id):
-                self._asked.pop(product_id, None)
-            elif times == 0 or now - asked_at > self._patience_s(times):
-                wanted.append(product_id)
-                self._asked[product_id] = now, times + 1
-        if any(self._asked[p][1] > _ASKS_BEFORE_RECONNECT for p in wanted) and (
-            not self._any_synced()
-        ):
-            raise TimeoutError(f"no book came of {', '.join(wanted)}")
-        if wanted:
-            # Repeating a subscribe brings no snapshot; unsubscribing first does.
-            await self._ask(socket, "unsubscribe", "level2", wanted)
-            await self._ask(socket, "subscribe", "level2", wanted)
+        tick_s = min(_LOOK_S, self._config.silence_s / 4)
+        frames, quiet_s, looked_s = 0, 0.0, time.monotonic()
+        while quiet_s < self._config.silence_s:
+            await asyncio.sleep(tick_s)
+            now = time.monotonic()
+            quiet_s += min(now - looked_s, 2 * tick_s)
+            looked_s = now
+            if self._frames != frames or not self._subscriptions.begun:
+                frames, quiet_s = self._frames, 0.0
+        self._errors["silence"] += 1
+        self._break(socket, f"no frame came for {self._config.silence_s:g} s")
 
-    def _patience_s(self, times: int) -> float:
-        """How long to wait for a book that has been asked for so many times."""
-        return min(_RAREST_ASK_S, self._config.snapshot_s * 2 ** min(times - 1, 16))
+    async def _mind(self, socket: ClientConnection, requests: list[Request]) -> None:
+        """Send the first requests, then ask for what is missing and due."""
+        try:
+            await self._send(socket, requests)
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._news.wait()
+                self._news.clear()
+                if self._frames:
+                    await self._send(socket, self._due(socket, time.monotonic()))
+        except Exception as e:
+            self._break(socket, f"{type(e).__name__}: {e}")
+            raise
 
-    def _any_synced(self) -> bool:
-        return any(self._synced(product_id) for product_id in self._product_ids)
+    def _due(self, socket: ClientConnection, now: float) -> list[Request]:
+        """Return what to ask for; break the socket if only a new connection may help."""
+        if self._paused():
+            self._subscriptions.forget_books()
+            return []
+        if unsent := self._subscriptions.unsent(now):
+            self._on_events(self._reader.not_sent(unsent, time.time_ns()))
+        if {p for p in self._product_ids if self._synced(p)} != self._books:
+            self._look()
+        requests = self._subscriptions.due(now)
+        if hopeless := self._subscriptions.hopeless(requests):
+            self._errors["no book"] += 1
+            self._break(socket, f"no book came of {', '.join(hopeless)}")
+            return []
+        return requests
 
-    async def _ask(
-        self, socket: ClientConnection, action: str, channel: str, product_ids: list[str]
-    ) -> None:
-        request: dict[str, object] = {"type": action, "channel": channel}
-        if channel != "heartbeats":
-            request["product_ids"] = product_ids
-        await socket.send(msgspec.json.encode(request).decode())
+    async def _send(self, socket: ClientConnection, requests: list[Request]) -> None:
+        for request in requests:
+            try:
+                await self._messages.turn()
+                # Noted first: the answer may come before `send` returns.
+                self._subscriptions.sent(request, time.monotonic())
+                await socket.send(request.encode())
+            except ConnectionClosed:
+                return  # `recv` says so too, once what had arrived before has been read.
+            except OSError as e:
+                return self._break(socket, f"{type(e).__name__}: {e}")
+
+    def _break(self, socket: ClientConnection, why: str) -> None:
+        """Give this socket up at once: a dead one answers no closing handshake."""
+        self._gave_up = why
+        socket.transport.abort()
+
+    def _enter(self, state: ConnectionState) -> None:
+        if state is not getattr(self, "state", None):
+            self.state, self._since_s = state, time.monotonic()

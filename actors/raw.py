@@ -4,8 +4,8 @@
     raw/product=BTC-USD/day=2026-08-09/manifest.json
 
 A session is one unbroken recording into a partition, named by the event time of its first row, so
-that recording the same frames again replaces the same parts. The manifest is the commit point: a
-part that it does not list does not exist.
+that importing the same frames again replaces the same parts; a live one also by its writer. The
+manifest is the commit point: a part that it does not list does not exist.
 """
 
 from datetime import UTC, datetime
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from actors.store import Store, sha256
 from market.errors import QuaverError
-from market.events import EVENT, Kind, Reason, mark
+from market.events import EVENT, Kind, mark
 from market.products import Product, product_of
 
 DAY_NS = 86_400 * 1_000_000_000
-FORMAT = "quaver.raw.2"
+FORMAT = "quaver.raw.3"
 SIMULATED = "simulated"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -41,6 +41,10 @@ RAW_SCHEMA = pa.schema(
 )
 
 
+class Unfit(QuaverError):
+    """A partition does not take a recording, however often it is tried."""
+
+
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One Parquet file of a session."""
 
@@ -52,17 +56,19 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """From `ns` on the book was not known, until the next snapshot."""
+    """From `ns` to `until_ns`, or to the session's end, the book was not known."""
 
     ns: int
-    reason: str
+    until_ns: int | None = None
+    reason: str  # Of the UNSYNC mark, or "start" or "broke off".
 
 
-class Session(msgspec.Struct, kw_only=True):
+class Session(msgspec.Struct, frozen=True, kw_only=True):
     """One unbroken recording into the partition."""
 
     session: str
     source: str  # Where the frames came from; begins with SIMULATED if no venue sent them.
+    live: bool = False
     parts: list[Part] = []
     gaps: list[Gap] = []
     counts: dict[str, int] = {}  # Duplicates, corrupt frames and more, of its connection.
@@ -76,6 +82,15 @@ class Session(msgspec.Struct, kw_only=True):
     def last_ns(self) -> int:
         """Event time of the last row."""
         return self.parts[-1].last_ns
+
+
+class Stretch(msgspec.Struct, frozen=True):
+    """What a session says of its partition: all of it, or what comes before the next begins."""
+
+    session: Session
+    end_ns: int
+    cut: bool  # Rows from `end_ns` on are not used.
+    gaps: list[Gap]  # Each with its end, none beyond `end_ns`.
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -121,24 +136,21 @@ def read_manifest(store: Store, product_id: str, day: str) -> Manifest | None:
     path = f"{partition_path(product_id, day)}/manifest.json"
     if not store.exists(path):
         return None
+    return decode_manifest(store.read(path), f"{store.root}/{path}")
+
+
+def decode_manifest(data: bytes, where: str) -> Manifest:
+    """Return a manifest from its bytes, those of `where`; Unfit if they are none of this version."""
     try:
-        manifest = msgspec.json.decode(store.read(path), type=Manifest)
+        manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, ValueError) as e:
-        raise QuaverError(
-            f"{store.root}/{path} is not a manifest: {e}; restore or remove it"
-        ) from e
+        raise Unfit(f"{where} is not a manifest: {e}; restore or remove it") from e
     if manifest.format != FORMAT:
-        raise QuaverError(
-            f"{store.root}/{path} has format {manifest.format}, this version reads {FORMAT}; "
+        raise Unfit(
+            f"{where} has format {manifest.format}, this version reads {FORMAT}; "
             "import the captures again"
         )
     return manifest
-
-
-def write_manifest(store: Store, manifest: Manifest) -> None:
-    """Put a partition's manifest in place."""
-    data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    store.write(f"{partition_path(manifest.product, manifest.day)}/manifest.json", data)
 
 
 def partitions(store: Store) -> list[tuple[str, str]]:
@@ -190,11 +202,33 @@ def read_partition(store: Store, manifest: Manifest) -> NDArray[np.void]:
     An END stands between two: a session that broke off without one is not continued by the next.
     """
     found: list[NDArray[np.void]] = []
-    for session in sorted(manifest.sessions, key=lambda session: session.session):
+    for stretch in stretches(manifest):
+        events = read_session(store, manifest, stretch.session)
+        if stretch.cut:
+            events = events[: int(np.searchsorted(events["ns"], stretch.end_ns))]
         if found:
             found.append(np.array([mark(Kind.END, int(found[-1]["ns"][-1]), 0)], EVENT))
-        found.append(read_session(store, manifest, session))
+        found.append(events)
     return np.concatenate(found)
+
+
+def stretches(manifest: Manifest) -> list[Stretch]:
+    """Return what of each session is used, in time; where two overlap the later one is."""
+    sessions = sorted(manifest.sessions, key=lambda session: session.session)
+    found = []
+    for session, after in zip(sessions, [*sessions[1:], None], strict=True):
+        cut = after is not None and session.last_ns > after.first_ns
+        end_ns = after.first_ns if after and cut else session.last_ns
+        if cut and end_ns <= session.first_ns:
+            continue
+        ends = [end_ns if gap.until_ns is None else gap.until_ns for gap in session.gaps]
+        gaps = [
+            Gap(ns=gap.ns, until_ns=min(until_ns, end_ns), reason=gap.reason)
+            for gap, until_ns in zip(session.gaps, ends, strict=True)
+            if gap.ns < end_ns or not cut
+        ]
+        found.append(Stretch(session, end_ns, cut, gaps))
+    return found
 
 
 def _read_part(store: Store, path: str, part: Part) -> NDArray[np.void]:
@@ -213,9 +247,3 @@ def _read_part(store: Store, path: str, part: Part) -> NDArray[np.void]:
     for name in EVENT.names or ():
         events[name] = table[name].to_numpy()
     return events
-
-
-def gaps_of(events: NDArray[np.void]) -> list[Gap]:
-    """Return the moments in these events at which the book stopped being known."""
-    marks = events[events["kind"] == Kind.UNSYNC]
-    return [Gap(ns=int(m["ns"]), reason=Reason(int(m["reason"])).name.lower()) for m in marks]

@@ -64,6 +64,13 @@ class Reader:
         self._unsync(self._products, Reason.DISCONNECT, recv_ns, out)
         return out
 
+    def not_sent(self, product_ids: list[str], recv_ns: int) -> Events:
+        """Note that the venue does not send these books, although they were taken for known."""
+        out: Events = []
+        self.counts["books not sent"] += len(product_ids)
+        self._unsync(product_ids, Reason.GAP, recv_ns, out)
+        return out
+
     def ended(self, recv_ns: int) -> Events:
         """Note that the recording ends here; the unfinished beat will not be emitted."""
         out: Events = []

@@ -1,205 +1,203 @@
-"""The recorder: events of each product into raw partitions, off the reading loop.
+"""The recorder: which rows go to which partition and session, cut without loss.
 
 A partition is one UTC day of the event clock. At midnight the book, if it is known, is written as a
 carried snapshot at the head of the next partition, so that each partition rebuilds its book alone
-and no beat is lost at the border. One background thread encodes and writes.
+and no beat is lost at the border. Where the rows then go is up to a sink: `Parts` for imports, the
+spool for what is received live.
 """
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.raw import (
-    DAY_NS,
-    SIMULATED,
-    Manifest,
-    Part,
-    Session,
-    day_of,
-    encode_part,
-    gaps_of,
-    partition_path,
-    read_manifest,
-    write_manifest,
-)
+from actors.commit import Piece, commit
+from actors.raw import DAY_NS, day_of
 from actors.store import Store, sha256
-from market.errors import QuaverError
 from market.events import EVENT, Kind, mark
 from market.products import Product
 from market.windows import WindowBuilder
 
 PART_ROWS = 200_000
 PART_NS = 15 * 60 * 1_000_000_000  # Of event time, so that the same frames make the same parts.
+_WAITING_ROWS = 1_000_000  # Of all products together, before all of them are written.
+_WRITES = 4  # Waiting for the thread; then the import waits.
+
+Counts = dict[str, int]
+
+
+class Sink(Protocol):
+    """Where rows go: those of a session in order, whole frames at a time."""
+
+    def put(
+        self,
+        product: Product,
+        day: str,
+        session_ns: int,
+        rows: NDArray[np.void],
+        counts: Counts | None,
+    ) -> None:
+        """Take rows (EVENT[n]) of the session that began at `session_ns`.
+
+        `counts` are the session's so far; None where they were not looked up.
+        """
 
 
 class Recorder:
-    """Writes raw partitions of several products under a root.
+    """Cuts the events of several products into days and sessions.
 
-    `source` says where the frames come from, for whoever judges by them later.
-    `counts_of` gives a product's counters so far, of which each partition keeps what was counted
-    while it was recorded. `part_rows` bounds how much of a product is held before it is written.
+    `counts_of` gives a product's counters so far, of which each session keeps what was counted
+    while it was recorded. They are looked up at marks only, of which every beat brings one.
     """
 
     def __init__(
-        self,
-        store: Store,
-        source: str,
-        counts_of: Callable[[str], dict[str, int]] = lambda product_id: {},
-        part_rows: int = PART_ROWS,
+        self, sink: Sink, counts_of: Callable[[str], Counts] = lambda product_id: {}
     ) -> None:
-        self._store = store
-        self._source = source
+        self._sink = sink
         self._counts_of = counts_of
-        self._part_rows = part_rows
-        self._open: dict[str, _Partition] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
-        self._writes: list[Future[None]] = []
+        self._open: dict[str, _Session] = {}
         self.rows = 0
 
     def add(self, product: Product, events: NDArray[np.void], builder: WindowBuilder) -> None:
         """Take the next events of a product; `builder` holds its book as it was before them.
 
-        QuaverError, possibly of an earlier write, if the root does not take what is written.
+        Raises what the sink raises.
         """
-        self._raise_failed()
-        day = int(events["ns"][0]) // DAY_NS
-        partition = self._open.get(product.id)
-        if partition and partition.ended:
-            self._write(partition)
-            partition = None
-        while partition and day > partition.day:
-            midnight_ns = (partition.day + 1) * DAY_NS
+        first_ns = events["ns"].item(0)
+        session = self._open.get(product.id)
+        while session and first_ns >= session.end_ns:
+            midnight_ns = session.end_ns
             border = np.array([mark(Kind.CLOCK, midnight_ns, 0)], EVENT)
-            partition.add(border)
-            self._write(partition)
+            self._put(product, session, border)
             carried = builder.carried(midnight_ns, 0)
-            partition = self._begin(product, partition.day + 1, midnight_ns)
-            partition.add(carried if len(carried) else border)
-        if partition is None:
-            partition = self._begin(product, day, int(events["ns"][0]))
-        partition.add(events)
+            session = self._begin(product, midnight_ns)
+            self._put(product, session, carried if len(carried) else border)
+        if session is None:
+            session = self._begin(product, first_ns)
+        self._put(product, session, events)
         self.rows += len(events)
-        waited_ns = int(events["ns"][-1]) - partition.pending_since_ns
-        if partition.pending_rows >= self._part_rows or waited_ns >= PART_NS:
-            self._write(partition)
+        if events["kind"].item(-1) == Kind.END:
+            del self._open[product.id]
+
+    def _begin(self, product: Product, ns: int) -> "_Session":
+        session = _Session(ns, self._counts_of(product.id))
+        self._open[product.id] = session
+        return session
+
+    def _put(self, product: Product, session: "_Session", events: NDArray[np.void]) -> None:
+        counts = None
+        if events["kind"].item(-1) >= Kind.UNSYNC:
+            before = session.counted_before
+            counts = {k: n - before.get(k, 0) for k, n in self._counts_of(product.id).items()}
+        self._sink.put(product, session.day, session.ns, events, counts)
+
+
+class _Session:
+    """One unbroken recording of a product into a day."""
+
+    def __init__(self, ns: int, counted_before: Counts) -> None:
+        self.ns = ns
+        self.day = day_of(ns)
+        self.end_ns = (ns // DAY_NS + 1) * DAY_NS
+        self.counted_before = counted_before
+
+
+class Parts:
+    """The sink of imports: keeps rows in memory and writes them as parts, the same each time.
+
+    `part_rows` bounds how much of a product is held before it is written. One thread writes.
+    """
+
+    def __init__(self, store: Store, source: str, part_rows: int = PART_ROWS) -> None:
+        self._store = store
+        self._source = source
+        self._part_rows = part_rows
+        self._held: dict[str, _Held] = {}
+        self._held_rows = 0
+        self._failed = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parts")
+        self._writes: list[Future[None]] = []
+
+    def put(
+        self,
+        product: Product,
+        day: str,
+        session_ns: int,
+        rows: NDArray[np.void],
+        counts: Counts | None,
+    ) -> None:
+        """Take rows; QuaverError, possibly of an earlier write, if the root does not take them."""
+        self._raise_failed(_WRITES)
+        held = self._held.get(product.id)
+        if held is None or (held.day, held.session_ns) != (day, session_ns):
+            if held:
+                self._write(held)
+            held = self._held[product.id] = _Held(product, day, session_ns)
+        if not held.rows:
+            held.since_ns = rows["ns"].item(0)
+        # A slice would keep all that was decoded with it.
+        held.rows.append(rows.copy() if rows.base is not None else rows)
+        held.count += len(rows)
+        self._held_rows += len(rows)
+        held.counts = counts or held.counts
+        if held.count >= self._part_rows or rows["ns"].item(-1) - held.since_ns >= PART_NS:
+            self._write(held)
+        elif self._held_rows >= _WAITING_ROWS:
+            for one in self._held.values():
+                self._write(one)
 
     def close(self) -> None:
         """Write what is left and wait for it; QuaverError if the root did not take it all."""
-        for partition in self._open.values():
-            self._write(partition)
-        self._open.clear()
+        for held in self._held.values():
+            self._write(held)
+        self._held.clear()
         self._thread.shutdown(wait=True)
-        self._raise_failed()
+        self._raise_failed(0)
 
-    def _begin(self, product: Product, day: int, session_ns: int) -> "_Partition":
-        session = Session(session=f"{session_ns:020d}", source=self._source)
-        partition = _Partition(product, day, session, self._counts_of(product.id))
-        self._open[product.id] = partition
-        return partition
+    def _write(self, held: "_Held") -> None:
+        if not held.count:
+            return
+        rows = np.concatenate(held.rows)
+        self._held_rows -= held.count
+        piece = Piece(
+            product=held.product,
+            day=held.day,
+            session=f"{held.session_ns:020d}",
+            source=self._source,
+            number=held.number,
+            rows=rows,
+            counts=held.counts,
+        )
+        held.rows, held.count, held.number = [], 0, held.number + 1
+        self._writes.append(self._thread.submit(self._commit, piece))
 
-    def _write(self, partition: "_Partition") -> None:
-        counts = self._counts_of(partition.product.id)
-        events = partition.take()
-        self._writes.append(self._thread.submit(partition.write, self._store, events, counts))
+    def _commit(self, piece: Piece) -> None:
+        # Nothing follows a part that could not be written: without it the rest is of no use.
+        if not self._failed:
+            self._failed = True
+            commit(self._store, piece)
+            self._failed = False
 
-    def _raise_failed(self) -> None:
-        while self._writes and self._writes[0].done():
+    def _raise_failed(self, waiting: int) -> None:
+        while self._writes and (len(self._writes) > waiting or self._writes[0].done()):
             self._writes.pop(0).result()
 
 
-class _Partition:
-    """The partition being written of one product; `write` runs in the recorder's thread."""
+class _Held:
+    """What is not written yet of a product."""
 
-    def __init__(
-        self, product: Product, day: int, session: Session, counts: dict[str, int]
-    ) -> None:
+    def __init__(self, product: Product, day: str, session_ns: int) -> None:
         self.product = product
         self.day = day
-        self.pending_rows = 0
-        self.pending_since_ns = 0
-        self.ended = False
-        self._lost_a_part = False
-        self._counted_before = counts
-        self._superseded: set[str] = set()  # Parts of an earlier recording of the same session.
-        self._pending: list[NDArray[np.void]] = []
-        self._session = session
-
-    def add(self, events: NDArray[np.void]) -> None:
-        if not self._pending:
-            self.pending_since_ns = int(events["ns"][0])
-        self._pending.append(events)
-        self.pending_rows += len(events)
-        self.ended = bool(events["kind"][-1] == Kind.END)
-
-    def take(self) -> NDArray[np.void]:
-        events = np.concatenate(self._pending) if self._pending else np.zeros(0, EVENT)
-        self._pending, self.pending_rows = [], 0
-        return events
-
-    def write(self, store: Store, events: NDArray[np.void], counts: dict[str, int]) -> None:
-        """Write one part, then the manifest that lists it.
-
-        Nothing follows a part that could not be written: without it the rest cannot be rebuilt.
-        """
-        if self._lost_a_part:
-            return
-        self._lost_a_part = True
-        product, day = self.product, day_of(self.day * DAY_NS)
-        folder, session = partition_path(product.id, day), self._session
-        if len(events):
-            data = encode_part(events, product)
-            part = Part(
-                name=f"part-{session.session}-{len(session.parts):04d}.parquet",
-                rows=len(events),
-                first_ns=int(events["ns"][0]),
-                last_ns=int(events["ns"].max()),
-                sha256=sha256(data),
-            )
-            session = msgspec.structs.replace(
-                session, parts=[*session.parts, part], gaps=[*session.gaps, *gaps_of(events)]
-            )
-        session.counts = {k: n - self._counted_before.get(k, 0) for k, n in counts.items()}
-        manifest = read_manifest(store, product.id, day) or Manifest(
-            product=product.id,
-            day=day,
-            quote_increment=f"{product.quote_increment:f}",
-            base_increment=f"{product.base_increment:f}",
-            base_min_size=f"{product.base_min_size:f}",
-        )
-        _check_fits(manifest, session, product)
-        if len(events):
-            store.write(f"{folder}/{part.name}", data)
-        for other in [s for s in manifest.sessions if s.session == session.session]:
-            self._superseded |= {p.name for p in other.parts}
-            manifest.sessions.remove(other)
-        manifest.sessions = sorted([*manifest.sessions, session], key=lambda s: s.session)
-        write_manifest(store, manifest)
-        self._session, self._lost_a_part = session, False
-        for name in self._superseded - {p.name for p in session.parts}:
-            store.delete(f"{folder}/{name}")
-
-
-def _check_fits(manifest: Manifest, session: Session, product: Product) -> None:
-    where = f"{product.id} on {manifest.day}"
-    if manifest.listed != product:
-        raise QuaverError(
-            f"{where} was recorded with increments {manifest.quote_increment} and "
-            f"{manifest.base_increment}; use the same, or another root"
-        )
-    for other in manifest.sessions:
-        if other.source.startswith(SIMULATED) != session.source.startswith(SIMULATED):
-            raise QuaverError(
-                f"{where} already holds frames of another kind ({other.source}); simulated and "
-                "real ones do not mix, use another root"
-            )
-        apart = session.first_ns >= other.last_ns or session.last_ns <= other.first_ns
-        if other.session != session.session and not apart:
-            raise QuaverError(
-                f"{where} already holds another recording of the same time; use another root"
-            )
+        self.session_ns = session_ns
+        self.number = 0
+        self.rows: list[NDArray[np.void]] = []
+        self.count = 0
+        self.since_ns = 0
+        self.counts: Counts = {}
 
 
 def keep_corrupt(store: Store, name: str, corrupt: list[tuple[int, str, bytes]]) -> None:

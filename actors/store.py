@@ -4,9 +4,10 @@ Files are written whole or not at all: a local file is renamed into place once i
 object appears with its completed upload. Credentials come from the usual AWS environment.
 """
 
+import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -66,6 +67,17 @@ class Store:
         ):
             return bytes(f.read())
 
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Replace a file by what `change` makes of its bytes (None if there is none), atomically.
+
+        Others that update it at the same time wait. What `change` raises is passed on.
+        """
+        with self._locked(path):
+            old = self.read(path) if self.exists(path) else None
+            new = change(old)
+            if new != old:
+                self.write(path, new)
+
     def exists(self, path: str) -> bool:
         """Whether there is a file at this path."""
         with self._named("look for", path):
@@ -84,6 +96,28 @@ class Store:
             found = [i.path for i in self._fs.get_file_info(selector) if i.type == fs.FileType.File]
         base = len(self._base) + 1
         return sorted(p[base:] for p in found if not PurePosixPath(p).name.startswith("."))
+
+    @contextmanager
+    def _locked(self, path: str) -> Iterator[None]:
+        """Hold a lock on a file of a local root; the lock file goes with its last holder."""
+        if not self.is_local:
+            yield
+            return
+        target = self._local / path
+        lock = target.with_name(f".{target.name}.lock")
+        while True:
+            with self._named("lock", path):
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                held = lock.open("a")
+            with held:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                if not lock.exists() or not os.path.samestat(lock.stat(), os.fstat(held.fileno())):
+                    continue
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
 
     @contextmanager
     def _named(

@@ -23,8 +23,11 @@ class ProductStream:
             self._recorder.add(self._product, events, self.builder)
         was_synced = self.builder.synced
         windows = self.builder.feed(events)
-        lost_it_alone = was_synced and not self.builder.synced and events["kind"][-1] < Kind.UNSYNC
-        if lost_it_alone and self._recorder:
+        if self._recorder and not self.builder.synced and events["kind"][-1] < Kind.UNSYNC:
+            lost_it = was_synced or bool((events["kind"] <= Kind.CARRIED).any())
+        else:
+            lost_it = False
+        if lost_it and self._recorder:
             # Crossed or emptied: a replay finds that out by itself, the manifest would not.
             why = mark(Kind.UNSYNC, self.builder.clock_ns, 0, self.builder.reason)
             self._recorder.add(self._product, np.array([why], EVENT), self.builder)

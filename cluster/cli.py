@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 something the user can mend (one line says what), 130 stopped by Ctrl-C.
 """
 
+import json
 import signal
 import sys
 import textwrap
@@ -45,7 +46,7 @@ SetOption = Annotated[
 
 
 class WireFormat(StrEnum):
-    """Formats of captures that `quaver import` reads."""
+    """Formats of frames."""
 
     ADVANCED = "coinbase-advanced"
     EXCHANGE = "coinbase-exchange"
@@ -204,6 +205,53 @@ def report(
     with Display(_console) as display, display.stage("judge") as stage:
         judged = stages.judge(store, chosen, name, stage)
     stages.print_summary(judged, stages.write_report_to(store, judged), _console)
+
+
+@app.command()
+def record(
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="data root: a folder or s3://bucket/prefix", metavar="ROOT"),
+    ] = None,
+    feed: Annotated[
+        str | None, typer.Option("--feed", help="websocket; default: Coinbase's live feed")
+    ] = None,
+    products: Annotated[
+        str | None,
+        typer.Option("--products", help="ids with commas between, e.g. BTC-USD,ETH-USD"),
+    ] = None,
+    wire_format: Annotated[
+        WireFormat | None, typer.Option("--wire-format", help="of the feed's frames")
+    ] = None,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="stop the fleet that runs on the cluster")
+    ] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Record a live feed into raw partitions, with a table of what happens.
+
+    Collectors restart by themselves, on another node if theirs is gone. Ctrl-C stops them with
+    everything written; what the data root did not take waits in the spool for the next start. Where
+    the same fleet runs already, this only shows it.
+    """
+    from actors.store import Store
+    from cluster.config import load_config
+    from cluster.record import run_record, run_stop
+
+    overrides = [*(set_ or []), *([f"feed_url={feed}"] if feed else [])]
+    if products is not None:
+        ids = [part.strip() for part in products.split(",") if part.strip()]
+        overrides.append(f"products={json.dumps(ids)}")
+    if wire_format:
+        overrides.append(f"wire_format={wire_format.value}")
+    chosen = load_config(config, overrides)
+    if stop:
+        run_stop(chosen, _console)
+    elif data is None:
+        raise QuaverError("say where to record to: --data FOLDER or --data s3://bucket/prefix")
+    else:
+        run_record(chosen, Store(data), _console)
 
 
 @app.command()

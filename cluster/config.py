@@ -9,12 +9,15 @@ import math
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from actors.connection import ConnectionConfig, check_url
+from actors.plan import FleetConfig
+from actors.quarantine import QuarantineConfig
 from actors.raw import SIMULATED
+from actors.spool import SpoolConfig
 from market.actions import Fees
 from market.errors import QuaverError
 from market.products import UNIVERSE, product
@@ -24,6 +27,7 @@ from tune.config import SweepConfig, TrainConfig, variants
 from tune.models import SeedConfig
 
 LIVE_FEED = "wss://advanced-trade-ws.coinbase.com"
+LIVE_REST = "https://api.coinbase.com/api/v3/brokerage"
 
 _REPLACED = "sweep.grid"  # A table that is one value: another one takes its place.
 _OPEN = "sweep.trial_resources."  # A table that takes keys it does not have, and keeps the others.
@@ -76,6 +80,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         str,
         msgspec.Meta(min_length=1, description="Advanced Trade feed, or `simulated` for [demo]'s"),
     ] = LIVE_FEED
+    wire_format: Annotated[
+        Literal["coinbase-advanced", "coinbase-exchange"],
+        msgspec.Meta(description="of the feed's frames; a replayed capture may have another"),
+    ] = "coinbase-advanced"
+    rest_url: Annotated[
+        str,
+        msgspec.Meta(
+            description="whose /market/products lists increments and status; empty: Coinbase's for "
+            "its own feed, the built-in table for any other"
+        ),
+    ] = ""
     ray_address: Annotated[
         str, msgspec.Meta(min_length=1, description="`local` starts a Ray for this command")
     ] = "local"
@@ -84,7 +99,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         tuple[_Share, _Share, _Share],
         msgspec.Meta(description="shares of the beats for train, validation and test"),
     ] = (0.6, 0.2, 0.2)
+    fleet: FleetConfig = FleetConfig()
     connection: ConnectionConfig = ConnectionConfig()
+    spool: SpoolConfig = SpoolConfig()
+    quarantine: QuarantineConfig = QuarantineConfig()
     trader: TraderConfig = TraderConfig()
     sweep: SweepConfig = msgspec.field(default_factory=_default_sweep)
     serve: ServeConfig = ServeConfig()

@@ -15,7 +15,7 @@ import msgspec
 from actors import advanced_trade, exchange_feed
 from actors.frames import WireFormat
 from actors.reader import Events, Reader
-from actors.recorder import Recorder, keep_corrupt
+from actors.recorder import Parts, Recorder, keep_corrupt
 from actors.store import Store
 from actors.stream import ProductStream
 from market.errors import QuaverError
@@ -57,7 +57,8 @@ def import_capture(
     """
     products, skipped = _products(path, increments)
     reader = Reader(FORMATS[wire_format], products)
-    recorder = Recorder(store, f"{wire_format} capture", reader.counts_of)
+    parts = Parts(store, f"{wire_format} capture")
+    recorder = Recorder(parts, reader.counts_of)
     streams = {p.id: ProductStream(recorder, p) for p in products.values()}
     frames = 0
     try:
@@ -69,7 +70,7 @@ def import_capture(
     finally:
         for product_id, rows in reader.ended(_UNKNOWN_RECV_NS):
             streams[product_id].apply(rows)
-        recorder.close()
+        parts.close()
         keep_corrupt(store, path.name, reader.corrupt)
     on_progress(frames)
     if not recorder.rows:

@@ -14,7 +14,7 @@ from actors.collector import Collector
 from actors.connection import Connection, ConnectionConfig
 from actors.raw import partitions, read_manifest
 from actors.reader import Events, Reader
-from actors.recorder import Recorder
+from actors.recorder import Parts
 from actors.store import Store
 from market.errors import QuaverError
 from market.products import UNIVERSE, product
@@ -534,7 +534,7 @@ def test_patience_with_a_book_grows_and_stays_finite() -> None:
     reader = Reader(lambda products: lambda batch: pytest.fail("no frame"), listing)
     config = after(snapshot_s=15.0)
     one = Connection("ws://127.0.0.1:1", [BTC], reader, lambda events: None, bool, config)
-    waits = [one._patience_s(times) for times in (1, 2, 3, 50, 5_000)]
+    waits = [one._subscriptions.patience_s(times) for times in (1, 2, 3, 50, 5_000)]
     assert waits == [15.0, 30.0, 60.0, 600.0, 600.0]  # A week of asking for a dead product.
 
 
@@ -543,14 +543,14 @@ def test_a_stop_while_the_rest_is_written_waits_for_it(
 ) -> None:
     async def test() -> None:
         writing, release = threading.Event(), threading.Event()
-        close = Recorder.close
+        close = Parts.close
 
-        def slow_close(recorder: Recorder) -> None:
+        def slow_close(parts: Parts) -> None:
             writing.set()
             release.wait(LIMIT_S)
-            close(recorder)
+            close(parts)
 
-        monkeypatch.setattr(Recorder, "close", slow_close)
+        monkeypatch.setattr(Parts, "close", slow_close)
         async with Venue(ends) as venue:
             ours = collector(venue.url, tmp_path, (BTC,))
             await ours.start()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from actors.advanced_trade import decoder
 from actors.raw import partitions, read_manifest, read_partition
 from actors.reader import Events, Reader
-from actors.recorder import Recorder
+from actors.recorder import Parts, Recorder
 from actors.store import Store
 from actors.stream import ProductStream
 from market.events import Kind
@@ -195,7 +195,8 @@ def record(
     """Frames into raw partitions; with `end` false the recording breaks off without an END."""
     listing = products or listed(*product_ids)
     reader = Reader(decoder, listing)
-    recorder = Recorder(store, source, reader.counts_of, part_rows)
+    parts = Parts(store, source, part_rows)
+    recorder = Recorder(parts, reader.counts_of)
     streams = {name: ProductStream(recorder, listing[name]) for name in listing}
     try:
         for frame in frames:
@@ -204,7 +205,7 @@ def record(
         for name, rows in reader.ended(0) if end else []:
             streams[name].apply(rows)
     finally:
-        recorder.close()
+        parts.close()
     return reader
 
 

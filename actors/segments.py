@@ -1,0 +1,177 @@
+"""Segment files: the append-only log of what a collector received, before it becomes parts.
+
+    SPOOL/<writer>/lock            held with flock while the writer lives
+    SPOOL/<writer>/00000000.seg    a header, then blocks
+
+A block holds the rows of several sessions and is good as a whole or not at all: its length and
+CRC-32 stand before it. What a killed writer left ends at the first block that is not good.
+"""
+
+import fcntl
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from market.errors import QuaverError
+from market.events import EVENT, Kind
+from market.products import Product
+
+FORMAT = "quaver.spool.1"
+_HEAD = struct.Struct("<4sIIII")  # Magic, bytes of entries, of rows, of rows packed, CRC-32.
+_MAGIC = b"QSB1"
+_LZ4 = pa.Codec("lz4")
+
+
+class Entry(msgspec.Struct, kw_only=True, array_like=True):
+    """The next rows of one session; none where it is only said that the session is open."""
+
+    product: Product
+    day: str
+    session_ns: int
+    last_ns: int  # Event time of the session's last row so far.
+    rows: int
+    counts: dict[str, int] | None = None  # Of the session so far, where they were looked up.
+    ended: bool = False
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose segment this is. Parts are named by it, not by where the file lies."""
+
+    format: str = FORMAT
+    writer: str  # The start of a collector, unlike any other.
+    number: int
+    source: str
+    collector: str
+
+
+class Block(msgspec.Struct, frozen=True):
+    """Entries, and their rows (EVENT[n]) one after the other."""
+
+    entries: list[Entry]
+    rows: NDArray[np.void]
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """What is good of a segment file."""
+
+    header: Header
+    blocks: list[Block]
+    lost_bytes: int  # After the last good block.
+
+
+def encode_header(header: Header) -> bytes:
+    """Return the bytes that a segment file begins with."""
+    return _framed(msgspec.json.encode(header), 0, b"")
+
+
+def encode_block(entries: list[Entry], rows: Iterable[NDArray[np.void]]) -> bytes:
+    """Return entries and their rows, contiguous and in their order, as the bytes of a block."""
+    raw = b"".join(memoryview(r).cast("B") if len(r) else b"" for r in map(_bytes, rows))
+    packed = _LZ4.compress(raw, asbytes=True) if raw else b""
+    return _framed(msgspec.json.encode(entries), len(raw), packed)
+
+
+def read_segment(path: Path) -> Segment:
+    """Return what is good of a segment file; QuaverError if that is not even its header."""
+    data = memoryview(path.read_bytes())
+    at, framed = _next(data, 0)
+    try:
+        header = msgspec.json.decode(framed[0], type=Header) if framed else None
+    except (msgspec.DecodeError, ValueError):
+        header = None
+    if header is None or header.format != FORMAT:
+        raise QuaverError(f"{path} is no segment of a spool of this version ({FORMAT})")
+    blocks: list[Block] = []
+    while True:
+        end, framed = _next(data, at)
+        if framed is None:
+            return Segment(header, blocks, len(data) - at)
+        entries, raw = framed
+        rows = np.frombuffer(raw, EVENT)
+        blocks.append(Block(msgspec.json.decode(entries, type=list[Entry]), rows))
+        at = end
+
+
+def still_open(open_entries: dict[str, Entry], entry: Entry) -> None:
+    """Note in the open session of each product what an entry says: a newer one ends an older."""
+    if entry.ended:
+        open_entries.pop(entry.product.id, None)
+    else:
+        open_entries[entry.product.id] = entry
+
+
+def is_end(rows: NDArray[np.void]) -> bool:
+    """Whether rows (EVENT[n]) end their session."""
+    return bool(len(rows)) and rows["kind"].item(-1) == Kind.END
+
+
+def try_lock(folder: Path) -> int | None:
+    """Lock a writer's folder; the descriptor that holds it, None if its writer lives or it is gone.
+
+    To be closed, or left to the end of the process.
+    """
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def segments_of(folder: Path) -> list[Path]:
+    """Return the segment files of a writer, oldest first."""
+    return sorted(folder.glob("*.seg"))
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Put a file in place whole and on disk, its name too."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _bytes(rows: NDArray[np.void]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(rows).view(np.uint8)
+
+
+def _framed(entries: bytes, raw_bytes: int, packed: bytes) -> bytes:
+    body = entries + packed
+    lengths = (len(entries), raw_bytes, len(packed))
+    crc = zlib.crc32(body, zlib.crc32(repr(lengths).encode()))
+    return _HEAD.pack(_MAGIC, *lengths, crc) + body
+
+
+def _next(data: memoryview, at: int) -> tuple[int, tuple[bytes, bytes] | None]:
+    """The block at `at`: where it ends, and its entries and rows; None if it is not good."""
+    if len(data) - at < _HEAD.size:
+        return at, None
+    magic, entries_bytes, raw_bytes, packed_bytes, crc = _HEAD.unpack_from(data, at)
+    start = at + _HEAD.size
+    end = start + entries_bytes + packed_bytes
+    lengths = (entries_bytes, raw_bytes, packed_bytes)
+    if magic != _MAGIC or end > len(data):
+        return at, None
+    if zlib.crc32(data[start:end], zlib.crc32(repr(lengths).encode())) != crc:
+        return at, None
+    packed = data[start + entries_bytes : end]
+    raw = _LZ4.decompress(packed, raw_bytes, asbytes=True) if raw_bytes else b""
+    return end, (bytes(data[start : start + entries_bytes]), raw)
