@@ -140,7 +140,7 @@ def read_manifest(store: Store, product_id: str, day: str) -> Manifest | None:
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
-    """Return a manifest from its bytes, those of `where`; Unfit if they are none of this version."""
+    """Return a manifest from the bytes of `where`; Unfit if they are none of this version."""
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, ValueError) as e:

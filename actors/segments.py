@@ -1,12 +1,13 @@
 """Segment files: the append-only log of what a collector received, before it becomes parts.
 
-    SPOOL/<writer>/lock            held with flock while the writer lives
+    SPOOL/<writer>/writer.lock     held with flock while the writer lives
     SPOOL/<writer>/00000000.seg    a header, then blocks
 
 A block holds the rows of several sessions and is good as a whole or not at all: its length and
 CRC-32 stand before it. What a killed writer left ends at the first block that is not good.
 """
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -24,6 +25,7 @@ from market.events import EVENT, Kind
 from market.products import Product
 
 FORMAT = "quaver.spool.1"
+LOCK = "writer.lock"
 _HEAD = struct.Struct("<4sIIII")  # Magic, bytes of entries, of rows, of rows packed, CRC-32.
 _MAGIC = b"QSB1"
 _LZ4 = pa.Codec("lz4")
@@ -73,7 +75,7 @@ def encode_header(header: Header) -> bytes:
 
 def encode_block(entries: list[Entry], rows: Iterable[NDArray[np.void]]) -> bytes:
     """Return entries and their rows, contiguous and in their order, as the bytes of a block."""
-    raw = b"".join(memoryview(r).cast("B") if len(r) else b"" for r in map(_bytes, rows))
+    raw = b"".join(rows)
     packed = _LZ4.compress(raw, asbytes=True) if raw else b""
     return _framed(msgspec.json.encode(entries), len(raw), packed)
 
@@ -118,7 +120,7 @@ def try_lock(folder: Path) -> int | None:
     To be closed, or left to the end of the process.
     """
     try:
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
@@ -134,6 +136,22 @@ def segments_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.seg"))
 
 
+def writers(spool: Path) -> list[Path]:
+    """Return the folders of writers in a spool, alive or not."""
+    found = {path.parent for name in (LOCK, "*.seg") for path in spool.glob(f"[!.]*/{name}")}
+    return sorted(found)
+
+
+def remove_if_done(folder: Path) -> None:
+    """Remove a writer's folder, locked by the caller, if it holds no segment any more."""
+    if segments_of(folder):
+        return
+    for path in [*folder.glob("*.tmp"), folder / LOCK]:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # Something of another's is in it.
+        folder.rmdir()
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Put a file in place whole and on disk, its name too."""
     temporary = path.with_suffix(".tmp")
@@ -147,10 +165,6 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _bytes(rows: NDArray[np.void]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(rows).view(np.uint8)
 
 
 def _framed(entries: bytes, raw_bytes: int, packed: bytes) -> bytes:

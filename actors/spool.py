@@ -1,0 +1,344 @@
+"""The spool: what a collector receives, on local disk within a second, whatever the root does.
+
+The reading loop only appends to a list in memory. One thread writes it to the current segment and
+fsyncs; a finished segment goes to the mover, which turns it into parts under the root.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.mover import REFUSED, Mover
+from actors.segments import (
+    Entry,
+    Header,
+    encode_block,
+    encode_header,
+    is_end,
+    segments_of,
+    still_open,
+    try_lock,
+    write_durably,
+)
+from actors.store import Store
+from market.errors import QuaverError
+from market.products import Product
+
+_BLOCK_ROWS = 100_000  # Written and fsync'd at once.
+_ROOM_AGAIN = 0.8  # Of a limit that was reached, before there is room again.
+_RETRY_S = 0.2
+
+Counts = dict[str, int]
+
+
+class SpoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where and how much is kept on the way to the root."""
+
+    folder: Annotated[
+        str | None,
+        msgspec.Meta(description="local folder; by default in the root, or if that is S3 at home"),
+    ] = None
+    flush_s: Annotated[
+        float, msgspec.Meta(gt=0, le=1, description="what is received is on disk after this long")
+    ] = 0.5
+    max_bytes: Annotated[
+        int, msgspec.Meta(gt=0, description="of disk; beyond, frames are dropped and a gap noted")
+    ] = 8 << 30
+    buffer_rows: Annotated[
+        int, msgspec.Meta(gt=0, description="that may wait in memory for the disk")
+    ] = 1_000_000
+    segment_rows: Annotated[
+        int, msgspec.Meta(gt=0, description="after which a segment goes to the root")
+    ] = 500_000
+    segment_s: Annotated[
+        float, msgspec.Meta(gt=0, description="after which a segment goes to the root")
+    ] = 900.0
+
+
+class SpoolStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits where, and what went wrong last."""
+
+    buffered_rows: int
+    spool_bytes: int  # Of all collectors of this folder, what is set aside included.
+    segments: int  # Of this collector, the one being written included.
+    moved_parts: int
+    moved_bytes: int
+    refused: int  # Files set aside because the root's partitions do not take them.
+    last_error: str | None
+    oldest_unmoved_s: float  # Since the oldest finished segment was; 0 if there is none.
+
+
+def spool_folder(store: Store, config: SpoolConfig) -> Path:
+    """Return the folder that collectors of this root on this machine share."""
+    if config.folder:
+        return Path(config.folder).expanduser().absolute()
+    if store.is_local:
+        return Path(store.root) / "spool"
+    name = hashlib.sha256(store.root.encode()).hexdigest()[:12]
+    return Path.home() / ".local" / "state" / "quaver" / "spool" / name
+
+
+class Spool:
+    """The recorder's sink of one collector. `put` is called by one thread, `close` by any."""
+
+    def __init__(self, store: Store, source: str, name: str, config: SpoolConfig) -> None:
+        """Begin a segment, and adopt what killed collectors left; QuaverError without a folder."""
+        self._config = config
+        self._source, self._name = source, name
+        self._folder = spool_folder(store, config)
+        self._writer = secrets.token_hex(4)
+        self._waiting: deque[_Put | Callable[[], None]] = deque()
+        self._put_rows = self._written_rows = 0
+        self._disk_bytes = 0
+        self._over_disk = self._over_buffer = self._stuck = False
+        self._error: str | None = None
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._open: dict[str, Entry] = {}
+        try:
+            self._own, self._lock = self._make_own_folder()
+            self._current = self._begin_segment(0)
+        except OSError as e:
+            raise QuaverError(
+                f"cannot keep a spool in {self._folder}: {e}; give a local folder that can be "
+                "written"
+            ) from None
+        self._mover = Mover(store, self._folder, self._own)
+        self._thread = threading.Thread(target=self._run, name=f"spool-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room: put no rows until there is, marks only."""
+        waiting, limit = self._put_rows - self._written_rows, self._config.buffer_rows
+        self._over_buffer = waiting >= limit * (_ROOM_AGAIN if self._over_buffer else 1)
+        return self._over_buffer or self._over_disk or self._stuck
+
+    def put(
+        self,
+        product: Product,
+        day: str,
+        session_ns: int,
+        rows: NDArray[np.void],
+        counts: Counts | None,
+    ) -> None:
+        """Take rows; never waits, and never raises for trouble with the disk or the root."""
+        self._waiting.append((product, day, session_ns, rows, counts))
+        self._put_rows += len(rows)
+        if self._put_rows - self._written_rows > _BLOCK_ROWS and not self._wake.is_set():
+            self._wake.set()
+
+    def flush(self, done: Callable[[], None]) -> None:
+        """Have all that was put so far on disk soon, then `done` called in the spool's thread."""
+        self._waiting.append(done)
+        self._wake.set()
+
+    def status(self) -> SpoolStatus:
+        """Return what waits where."""
+        finished = [p for p in segments_of(self._own) if p != self._current.path]
+        oldest = min((_stat(p, "st_mtime") for p in finished), default=0.0)
+        return SpoolStatus(
+            buffered_rows=self._put_rows - self._written_rows,
+            spool_bytes=self._disk_bytes,
+            segments=len(finished) + 1,
+            moved_parts=self._mover.parts,
+            moved_bytes=self._mover.bytes,
+            refused=len(list(self._folder.glob(f"{REFUSED}/*/*.seg"))),
+            last_error=self._error or self._mover.last_error,
+            oldest_unmoved_s=max(0.0, time.time() - oldest) if oldest else 0.0,
+        )
+
+    def close(self, patience_s: float = 10.0) -> None:
+        """Write what was put and move what can be moved in this time.
+
+        What cannot stays on disk for the next collector on this machine; `status` says so.
+        """
+        until = time.monotonic() + patience_s
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(max(0.1, until - time.monotonic()))
+        stopped = self._mover.close(max(0.1, until - time.monotonic()))
+        if self._lock is not None and stopped and not self._thread.is_alive():
+            os.close(self._lock)
+            self._lock = None
+        if rows := self._put_rows - self._written_rows:
+            self._error = f"{rows} rows could not be written to {self._own}: {self._error}"
+        elif left := len(segments_of(self._own)):
+            why = f" ({self._mover.last_error})" if self._mover.last_error else ""
+            self._error = (
+                f"{left} segments stay in {self._own}{why}; the next start moves them to the root"
+            )
+
+    def _make_own_folder(self) -> tuple[Path, int | None]:
+        """Make this writer's folder, locked before others can see it."""
+        name = f"{re.sub(r'[^A-Za-z0-9_.]', '_', self._name).lstrip('.')}-{self._writer}"
+        hidden = self._folder / f".{name}"
+        hidden.mkdir(parents=True)
+        lock = try_lock(hidden)
+        return hidden.rename(self._folder / name), lock
+
+    def _begin_segment(self, number: int) -> "_Current":
+        """Begin a segment, which says first what sessions are open."""
+        header = Header(
+            writer=self._writer, number=number, source=self._source, collector=self._name
+        )
+        path = self._own / f"{number:08d}.seg"
+        data = encode_header(header)
+        if self._open:
+            data += encode_block(
+                [msgspec.structs.replace(e, rows=0, counts=None) for e in self._open.values()], []
+            )
+        write_durably(path, data)
+        return _Current(path, number, len(data))
+
+    def _run(self) -> None:
+        while True:
+            closing = self._closing.is_set()
+            if not closing:
+                self._wake.wait(self._config.flush_s)
+            self._wake.clear()
+            puts, dones = self._take()
+            if puts:
+                self._write_until_done(puts)
+            for done in dones:
+                try:
+                    done()
+                except Exception as e:  # Its loop may have gone; ours goes on.
+                    self._error = f"what waited for the spool failed: {e!r}"
+            self._rotate()
+            self._look_at_disk()
+            if closing and not self._waiting:
+                self._current.file.close()
+                self._mover.offer(self._current.path, last=True)
+                return
+
+    def _take(self) -> tuple[list["_Put"], list[Callable[[], None]]]:
+        """Take a block's worth of what waits, in order; what is to be called stands behind it."""
+        puts: list[_Put] = []
+        dones: list[Callable[[], None]] = []
+        rows = 0
+        while self._waiting and rows < _BLOCK_ROWS:
+            item = self._waiting.popleft()
+            if callable(item):
+                dones.append(item)
+            else:
+                puts.append(item)
+                rows += len(item[3])
+        if self._waiting:
+            self._wake.set()
+        return puts, dones
+
+    def _write_until_done(self, puts: list["_Put"]) -> None:
+        """Write one block; where the disk does not take it, say so and try until it does."""
+        entries, rows = self._entries(puts)
+        data = encode_block(entries, rows)
+        while True:
+            try:
+                self._current.append(data)
+                break
+            except OSError as e:
+                self._stuck = True
+                self._error = f"cannot write to the spool {self._own}: {e}; make room on that disk"
+                if self._closing.wait(_RETRY_S):
+                    time.sleep(_RETRY_S)
+        for entry in entries:
+            still_open(self._open, entry)
+        written = sum(entry.rows for entry in entries)
+        self._written_rows += written
+        self._current.rows += written
+        if self._stuck:
+            self._stuck, self._error = False, None
+
+    def _entries(self, puts: list["_Put"]) -> tuple[list[Entry], list[NDArray[np.void]]]:
+        """One entry per session, and the rows of all in the entries' order."""
+        found: dict[tuple[str, int], tuple[Entry, list[NDArray[np.void]]]] = {}
+        for product, day, session_ns, rows, counts in puts:
+            key = (product.id, session_ns)
+            if key not in found:
+                entry = Entry(
+                    product=product, day=day, session_ns=session_ns, last_ns=session_ns, rows=0
+                )
+                found[key] = entry, []
+            entry, collected = found[key]
+            collected.append(rows)
+            entry.rows += len(rows)
+            entry.counts = counts if counts is not None else entry.counts
+        for entry, collected in found.values():
+            entry.last_ns = int(collected[-1]["ns"][-1])
+            entry.ended = is_end(collected[-1])
+        return [e for e, _ in found.values()], [r for _, rows in found.values() for r in rows]
+
+    def _rotate(self) -> None:
+        """Finish the segment if it is large or old enough."""
+        aged = time.monotonic() - self._current.since_s >= self._config.segment_s
+        if aged or self._current.rows >= self._config.segment_rows:
+            self._finish_segment()
+
+    def _finish_segment(self) -> None:
+        """Hand the segment to the mover, once the next one is there."""
+        old = self._current
+        if not old.rows:
+            return
+        try:
+            self._current = self._begin_segment(old.number + 1)
+        except OSError as e:
+            self._error = f"cannot begin a segment in {self._own}: {e}; make room on that disk"
+            return  # The old one goes on.
+        old.file.close()
+        self._mover.offer(old.path)
+
+    def _look_at_disk(self) -> None:
+        with suppress(OSError):  # A folder that goes while it is listed.
+            self._disk_bytes = sum(int(_stat(p, "st_size")) for p in self._folder.rglob("*.seg"))
+        was_over, limit = self._over_disk, self._config.max_bytes
+        self._over_disk = self._disk_bytes >= limit * (_ROOM_AGAIN if was_over else 1)
+        if self._over_disk and not was_over:
+            self._finish_segment()  # What is in it can go as well.
+
+
+_Put = tuple[Product, str, int, NDArray[np.void], Counts | None]
+
+
+class _Current:
+    """The segment being written."""
+
+    def __init__(self, path: Path, number: int, size: int) -> None:
+        self.path = path
+        self.number = number
+        self.rows = 0
+        self.since_s = time.monotonic()
+        self.file = path.open("r+b", buffering=0)
+        self._size = size  # Of what is good and on disk.
+        self._torn = False
+
+    def append(self, data: bytes) -> None:
+        """Have a block on disk, whole; OSError if it is not, and what was written of it is void."""
+        if self._torn:  # Also after an fsync that failed: what it was to keep may be lost.
+            self.file.truncate(self._size)
+        self._torn = True
+        self.file.seek(self._size)
+        left = memoryview(data)
+        while left:
+            left = left[self.file.write(left) or 0 :]
+        os.fsync(self.file.fileno())
+        self._size += len(data)
+        self._torn = False
+
+
+def _stat(path: Path, field: str) -> float:
+    try:
+        return float(getattr(path.stat(), field))
+    except FileNotFoundError:  # Moved in between.
+        return 0.0
