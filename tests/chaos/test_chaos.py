@@ -1,0 +1,287 @@
+"""The fleet under every fault that the exchange knows, its actors killed in between.
+
+Afterwards: windows == what an omniscient collector has, wherever ours claims validity; every gap
+that it claims has a cause; nothing is there twice; what each kind of fault cost is printed.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import ray
+from numpy.typing import NDArray
+
+from actors import fleet
+from actors.collector import CollectorSpec
+from actors.connection import ConnectionConfig
+from actors.plan import FleetConfig, plan
+from actors.raw import read_manifest, read_partition
+from actors.spool import SpoolConfig
+from actors.status import CollectorStatus
+from actors.store import Store
+from market.events import Kind, Reason
+from market.products import product
+from market.windows import BEAT_NS, WINDOW, WindowBuilder
+from sim.actor import ExchangeActor
+from sim.exchange import ExchangeConfig
+from sim.faults import REST_KINDS, FaultConfig, FaultKind
+from sim.flow import FlowConfig
+from sim.tape import FaultDone, Tape, read_tape
+from tests.chaos import omniscient
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+IDS = ("COTI-USD", "FIDA-USD", "JTO-USD", "KAITO-USD", "PYTH-USD", "SEI-USD")
+SPEED = 10.0
+SECONDS = 1_200.0  # Of event time.
+PER_MINUTE = 14.0  # Faults, over all connections.
+KILLS = 5
+SECOND_NS = 10**9
+CONNECTION = ConnectionConfig(silence_s=2.0, snapshot_s=2.0, max_backoff_s=0.2)
+# What can make a collector say that a book is lost, by the reason that it gives.
+SPOILED = {FaultKind.TRUNCATED, FaultKind.BAD_BYTES, FaultKind.MISSING_FIELD, FaultKind.WRONG_TYPE}
+CAUSES = {
+    Reason.GAP: {FaultKind.DROP, FaultKind.REORDER} | SPOILED,
+    Reason.CORRUPT: {FaultKind.OFF_GRID} | SPOILED,
+    Reason.CROSSED: {FaultKind.CROSSED},
+    Reason.DISCONNECT: {
+        FaultKind.CLOSE,
+        FaultKind.HALF_OPEN,
+        FaultKind.STALL,
+        FaultKind.REFUSE,
+    },
+}
+HARMLESS = {
+    FaultKind.DUPLICATE,
+    FaultKind.LATE_TRADES,
+    FaultKind.MISSING_TRADES,
+    FaultKind.CLOCK_JUMP,
+}
+
+
+class Kill(NamedTuple):
+    """A collector that was killed, and when."""
+
+    name: str
+    ns: int  # Our own clock.
+
+
+class Run(NamedTuple):
+    """What a run of chaos left."""
+
+    tape: Tape
+    store: Store
+    live: list[tuple[str, NDArray[np.void]]]
+    kills: list[Kill]
+    last: dict[str, CollectorStatus | str]
+    collector_of: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def run(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    folder = tmp_path_factory.mktemp("chaos")
+    yield asyncio.run(chaos(folder, Store(str(folder / "root"))))
+
+
+async def chaos(folder: Path, store: Store) -> Run:
+    """Run exchange, faults, fleet, consumer and killer until the market ends."""
+    exchange = ExchangeActor.remote(
+        ExchangeConfig(
+            products=IDS,
+            market=FlowConfig(seed=11, activity=0.3),
+            duration_s=SECONDS,
+            speed=SPEED,
+            tape=str(folder / "tape"),
+            per_address_per_s=8,
+            faults=FaultConfig(
+                seed=5,
+                rate_per_minute=PER_MINUTE,
+                kinds=tuple(kind for kind in FaultKind if kind not in REST_KINDS),
+            ),
+        )
+    )
+    url = await exchange.start.remote()
+    groups = plan(tuple(product(name) for name in IDS), FleetConfig(products_per_connection=2))
+    specs = [
+        CollectorSpec(
+            name=fleet.name_of(place),
+            url=url,
+            groups=websockets,
+            root=store.root,
+            source="simulated exchange under chaos",
+            connection=CONNECTION,
+            spool=SpoolConfig(segment_rows=20_000, segment_s=10.0),
+        )
+        for place, websockets in enumerate(groups)
+    ]
+    running = await asyncio.to_thread(fleet.start, specs)
+    live: list[tuple[str, NDArray[np.void]]] = []
+    kills: list[Kill] = []
+
+    due = asyncio.Queue[None]()
+    draw = random.Random(7)
+
+    async def consume() -> None:
+        wanted = draw.randrange(100, 250)
+        async for closed in fleet.windows(running.actors):
+            live.extend(closed)
+            if len(live) >= wanted:
+                due.put_nowait(None)
+                wanted += draw.randrange(100, 250)
+
+    consuming = asyncio.create_task(consume())
+    over = asyncio.ensure_future(exchange.finished.remote())
+    for _ in range(KILLS):
+        await due.get()
+        kills.append(await asyncio.to_thread(kill_one, running.actors, draw))
+    await over
+    last = await asyncio.to_thread(fleet.stop, running.actors)
+    consuming.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await consuming
+    ray.kill(exchange)
+    collector_of = {p.id: s.name for s in specs for group in s.groups for p in group}
+    return Run(read_tape(folder / "tape"), store, live, kills, last, collector_of)
+
+
+def kill_one(actors: dict[str, Any], draw: random.Random) -> Kill:
+    """Kill a collector that answers, with SIGKILL."""
+    while True:
+        name = draw.choice(sorted(actors))
+        told = fleet.statuses({name: actors[name]}, 5.0)[name]
+        if isinstance(told, CollectorStatus) and told.synced:
+            os.kill(told.pid, signal.SIGKILL)
+            return Kill(name, time.time_ns())
+
+
+def partitions_of(run: Run, name: str) -> NDArray[np.void]:
+    manifest = read_manifest(run.store, name, "2026-01-05")
+    assert manifest is not None, name
+    return read_partition(run.store, manifest)
+
+
+def rebuilt(run: Run, name: str) -> NDArray[np.void]:
+    return WindowBuilder().feed(partitions_of(run, name))
+
+
+def test_every_kind_of_fault_took_effect_and_two_hundred_in_all(run: Run) -> None:
+    happened = Counter(fault.kind for fault in run.tape.faults)
+    assert set(happened) == {kind.value for kind in FaultKind if kind not in REST_KINDS}
+    assert sum(happened.values()) >= 200, happened
+    assert len(run.kills) == KILLS
+
+
+def test_wherever_ours_claims_validity_it_is_what_an_omniscient_collector_has(run: Run) -> None:
+    known = omniscient.windows(run.tape, IDS)
+    checked = Counter[str]()
+    for name in IDS:
+        windows = rebuilt(run, name)
+        for window in windows[windows["valid"]]:
+            beat = int(window["beat"])
+            assert any(same(window, record) for record in known[name, beat]), (name, beat)
+            checked[name] += 1
+    assert min(checked[name] for name in IDS) > SECONDS / 4 / 4, checked
+
+
+def same(window: np.void, record: dict[str, Any]) -> bool:
+    """Whether a window says what a record of the reference says."""
+    for field in WINDOW.names or ():
+        ours, theirs = window[field].tolist(), record[field]
+        if ours != (0 if theirs is None else theirs):
+            return False
+    return True
+
+
+def test_what_was_streamed_live_is_what_the_partitions_rebuild(run: Run) -> None:
+    for name in IDS:
+        kept = {int(w["beat"]): w for w in rebuilt(run, name)}
+        streamed = np.concatenate([w for n, w in run.live if n == name])
+        begins = np.flatnonzero(np.diff(streamed["beat"]) <= 0) + 1
+        for part in np.split(streamed, begins):
+            for window in part:
+                beat = int(window["beat"])
+                if beat not in kept:
+                    continue
+                for field in WINDOW.names or ():
+                    np.testing.assert_array_equal(window[field], kept[beat][field], err_msg=field)
+        assert len(begins) <= sum(k.name == run.collector_of[name] for k in run.kills)
+        missing = {int(b) for b in streamed["beat"]} - kept.keys()
+        assert not missing, (name, sorted(missing))
+
+
+def test_every_claimed_gap_has_a_cause(run: Run) -> None:
+    for name in IDS:
+        rows = partitions_of(run, name)
+        faults = omniscient.faults_of(run.tape, name)
+        marks = rows[rows["kind"] == Kind.UNSYNC]
+        assert len(marks)
+        for mark in marks:
+            reason, ns = Reason(int(mark["reason"])), int(mark["ns"])
+            causes = [f for f in faults if f.kind in CAUSES[reason] and near(f, ns, faults)]
+            assert causes, (name, reason, ns, [f for f in faults if abs(f.ns - ns) < 60 * 10**9])
+
+
+def near(fault: FaultDone, ns: int, faults: list[FaultDone]) -> bool:
+    """Whether a fault can have shown at this time of our clock, which a jump may have moved."""
+    ahead = sum(
+        float(f.detail.split()[0])
+        for f in faults
+        if f.kind == FaultKind.CLOCK_JUMP and f.detail[0] == "+" and 0 <= ns - f.ns < 60 * 10**9
+    )
+    patience_s = 3 * CONNECTION.snapshot_s * SPEED if fault.kind == FaultKind.REFUSE else 3.0
+    return -3 * SECOND_NS <= ns - fault.ns <= (patience_s + ahead) * SECOND_NS
+
+
+def test_a_killed_collector_lost_at_most_a_second_and_its_gap_is_told(run: Run) -> None:
+    for name in IDS:
+        kills = [kill for kill in run.kills if kill.name == run.collector_of[name]]
+        manifest = read_manifest(run.store, name, "2026-01-05")
+        assert manifest is not None
+        broke_off = [g for s in manifest.sessions for g in s.gaps if g.reason == "broke off"]
+        assert len(broke_off) == len(kills), name
+    for kill in run.kills:
+        received = np.concatenate(
+            [partitions_of(run, n)["recv_ns"] for n in IDS if run.collector_of[n] == kill.name]
+        )
+        before = received[received <= kill.ns]
+        assert kill.ns - int(before.max()) < 1.2 * SECOND_NS, kill
+
+
+def test_nothing_is_there_twice(run: Run) -> None:
+    for name in IDS:
+        rows = partitions_of(run, name)
+        traded = rows["trade_id"][rows["kind"] == Kind.TRADE]
+        content = rows[rows["kind"] <= Kind.TRADE]
+        keys = content[["recv_ns", "kind", "side", "price", "size", "trade_id"]]
+        assert len(np.unique(keys)) == len(keys), name
+        assert len(np.unique(traded)) == len(traded), name
+
+
+def test_what_each_kind_of_fault_cost_is_told(run: Run) -> None:
+    lost: dict[str, list[float]] = defaultdict(list)
+    for name in IDS:
+        windows = rebuilt(run, name)
+        valid = {int(w["beat"]) for w in windows if w["valid"]}
+        faults = omniscient.faults_of(run.tape, name)
+        for fault, following in zip(faults, [*faults[1:], None], strict=True):
+            beat = fault.ns // BEAT_NS
+            end = following.ns // BEAT_NS if following else int(windows["beat"][-1]) + 1
+            beats = 0
+            while beat < end and beat not in valid:
+                beat, beats = beat + 1, beats + 1
+            lost[fault.kind].append(beats * BEAT_NS / SECOND_NS)
+    lines = [
+        f"{kind:16} {len(seconds):5}  {np.mean(seconds):6.1f}"
+        for kind, seconds in sorted(lost.items(), key=lambda entry: -float(np.mean(entry[1])))
+    ]
+    print("\nfault            times  seconds lost, per product", *lines, sep="\n")  # noqa: T201
+    assert all(np.mean(lost[kind]) < 8.0 for kind in HARMLESS if kind in lost), lost
