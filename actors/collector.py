@@ -12,7 +12,6 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -24,12 +23,13 @@ from actors.plan import Group
 from actors.quarantine import Quarantine, QuarantineConfig
 from actors.reader import Events, Reader
 from actors.recorder import Recorder
-from actors.spool import Spool, SpoolConfig
+from actors.spool import Spool, SpoolConfig, spool_folder
 from actors.status import CollectorStatus, Latency, ProductStatus
 from actors.store import Store
 from actors.stream import ProductStream
 from market.events import EVENT, Kind, Reason, mark
 from market.products import Product
+from market.windows import WINDOW
 
 # Windows closed together: (product id, WINDOW[n]) of every product of a connection.
 Closed = list[tuple[str, NDArray[np.void]]]
@@ -74,9 +74,11 @@ class Collector:
             store = Store(spec.root)
             self._spool = Spool(store, spec.source or spec.url, spec.name, spec.spool)
             self._recorder = Recorder(self._spool, self._counts_of)
-            folder = Path(spec.spool.folder) / "quarantine"
+            folder = spool_folder(store, spec.spool) / "quarantine"
             self._quarantine = Quarantine(store, folder, spec.name, spec.quarantine)
-        self._streams = {p: ProductStream(self._recorder, self._products[p]) for p in self._products}
+        self._streams = {
+            p: ProductStream(self._recorder, self._products[p]) for p in self._products
+        }
         self._broken: dict[str, str] = {}
         self._overflowing = False
         self._waiting: deque[Closed] = deque(maxlen=_WAITING_ITEMS)
@@ -248,8 +250,8 @@ class Collector:
             windows = stream.apply(rows)
         except ValueError as e:
             self._break(product_id, str(e))
-            return np.zeros(0, EVENT)
-        if was_synced and not stream.builder.synced:
+            return np.zeros(0, WINDOW)
+        if was_synced and stream.builder.reason:  # At the end it is lost for no reason.
             self._gaps[stream.builder.reason.name.lower()] += 1
         if rows["kind"][0] <= Kind.TRADE:
             recv_ns = int(rows["recv_ns"][-1])
@@ -292,6 +294,7 @@ class Collector:
         """Give up one product whose row was refused, which is a fault of this program."""
         self._broken[product_id] = why
         self._gaps["broken"] += 1
+        self._streams[product_id].give_up(time.time_ns())
         self._complain(f"{product_id} is not collected any more, please report this: {why}")
 
     def _complain(self, what: str) -> None:

@@ -8,7 +8,6 @@ would leave out as many of its items as were read before, though they are others
 """
 
 import asyncio
-import textwrap
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ _METRICS_S = 1.0
 _ANSWER_S = 60.0  # For a collector that starts, or starts anew on another node.
 _STREAM_AHEAD = 16  # Items a collector may be ahead of its consumer.
 _REOPEN_S = 0.5
+_SHOWN = 120  # Characters of a setting in an error.
 _STATUS_S = 5.0
 
 
@@ -201,7 +201,7 @@ def _check_same(wanted: dict[str, CollectorSpec], told: dict[str, CollectorSpec]
     """Raise a QuaverError that names how the running fleet differs, if it does."""
     differs = [f"it has {name} as well" for name in told.keys() - wanted.keys()]
     for name in sorted(told.keys() & wanted.keys()):
-        ours, theirs = msgspec.structs.asdict(wanted[name]), msgspec.structs.asdict(told[name])
+        ours, theirs = _described(wanted[name]), _described(told[name])
         differs += [
             f"{key} of {name} is {_short(theirs[key])}, asked for is {_short(ours[key])}"
             for key in ours
@@ -214,5 +214,12 @@ def _check_same(wanted: dict[str, CollectorSpec], told: dict[str, CollectorSpec]
         )
 
 
+def _described(spec: CollectorSpec) -> dict[str, object]:
+    """What a collector was told, in the order in which a difference is of interest."""
+    ids = ",".join(listed.id for group in spec.groups for listed in group)
+    return {"products": ids, **msgspec.structs.asdict(spec)}
+
+
 def _short(value: object) -> str:
-    return textwrap.shorten(str(value), 60)
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -36,7 +36,7 @@ class Metrics:
             for name, description in {
                 "books_synced": "products whose book is known",
                 "waiting_items": "beats that wait for the consumer of the windows",
-                "buffer_bytes": "received, and not yet in the spool's files",
+                "buffered_rows": "received, and not yet in the spool's files",
                 "spool_bytes": "in the spool's files, and not yet under the data root",
                 "overflowing": "1 while the spool has no room",
             }.items()
@@ -58,8 +58,8 @@ class Metrics:
         values = {
             "books_synced": status.synced,
             "waiting_items": status.waiting_items,
-            "buffer_bytes": spool.buffer_bytes if spool else 0,
-            "spool_bytes": spool.bytes_waiting if spool else 0,
+            "buffered_rows": spool.buffered_rows if spool else 0,
+            "spool_bytes": spool.spool_bytes if spool else 0,
             "overflowing": int(status.overflowing),
         }
         for name, value in values.items():

@@ -54,9 +54,15 @@ class Mover:
         self._counting = threading.Lock()
         self.parts = 0
         self.bytes = 0
-        self.last_error: str | None = None
+        self._trying: str | None = None  # What does not work yet.
+        self._told: str | None = None  # What somebody has to see to.
         self._thread = threading.Thread(target=self._run, name="mover", daemon=True)
         self._thread.start()
+
+    @property
+    def last_error(self) -> str | None:
+        """What stops the mover, or else what it could not do and somebody has to see to."""
+        return self._trying or self._told
 
     def offer(self, segment: Path, last: bool = False) -> None:
         """Take a finished segment of the own folder; `last` if no other will follow."""
@@ -80,7 +86,7 @@ class Mover:
                     if folder != self._own:
                         self._adopt(folder)
             except OSError as e:
-                self.last_error = f"cannot look for what others left in {self._folder}: {e}"
+                self._told = f"cannot look for what others left in {self._folder}: {e}"
             while self._offered and self._move(*self._offered[0]):
                 self._offered.popleft()
             if closing and not self._offered:
@@ -113,12 +119,11 @@ class Mover:
                     self._move_once(path, last)
             except Exception as e:  # A mover that dies would fill the disk, whatever it was.
                 what = str(e) if isinstance(e, QuaverError) else repr(e)
-                self.last_error = f"cannot move {path}: {what}; it is tried again"
+                self._trying = f"cannot move {path}: {what}; it is tried again"
                 self._halt.wait(wait_s * random.uniform(0.5, 1))
                 wait_s = min(2 * wait_s, _MAX_BACKOFF_S)
             else:
-                if wait_s > _FIRST_BACKOFF_S:
-                    self.last_error = None
+                self._trying = None
                 return True
         return False
 
@@ -129,7 +134,7 @@ class Mover:
             self._set_aside(path, str(e))
             return
         if segment.lost_bytes and not last:
-            self.last_error = (
+            self._told = (
                 f"{path} is damaged: its last {segment.lost_bytes} bytes are lost, which the "
                 "recording notes as a gap; check that disk"
             )
@@ -162,16 +167,16 @@ class Mover:
                     if e.product.id == product_id]  # fmt: skip
             data.append(encode_block([e for e, _ in kept], [rows for _, rows in kept]))
         write_durably(folder / f"{header.number:08d}.seg", b"".join(data))
-        self.last_error = (
-            f"{why}. What was received of {product_id} is kept in {folder.parent}: record into "
-            "another root with this as its spool folder, and it is moved there"
+        self._told = (
+            f"{why}. What was received of {product_id} is kept in {folder.parent}: record with "
+            "this as the spool folder into another root, or into this one once it takes it"
         )
 
     def _set_aside(self, path: Path, why: str) -> None:
         folder = self._folder / REFUSED / "damaged"
         folder.mkdir(parents=True, exist_ok=True)
         path.rename(folder / f"{path.parent.name}-{path.stem}.bad")
-        self.last_error = f"{why}; it is kept in {folder}, what it held is not in the recording"
+        self._told = f"{why}; it is kept in {folder}, what it held is not in the recording"
 
 
 def pieces_of(segment: Segment, last: bool) -> list[Piece]:
@@ -201,7 +206,7 @@ def pieces_of(segment: Segment, last: bool) -> list[Piece]:
             session=f"{entry.session_ns:020d}-{header.writer}",
             source=header.source,
             number=header.number,
-            rows=np.concatenate(collected),
+            rows=np.frombuffer(b"".join(collected), EVENT),
             counts=entry.counts,
             live=True,
             broke_off=goes_on and last,

@@ -5,6 +5,7 @@ same one, and adding or removing a product moves as few of the others as balance
 """
 
 import zlib
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -46,6 +47,12 @@ def plan(products: tuple[Product, ...], config: FleetConfig) -> list[tuple[Group
     websockets = [tuple(sorted(group, key=_rank)) for group in groups]
     actors = -(-connections // config.connections_per_actor)
     return [tuple(websockets[actor::actors]) for actor in range(actors)]
+
+
+def in_one(products: Sequence[Product]) -> tuple[Group, ...]:
+    """Return the websockets of one collector that reads all of these."""
+    config = FleetConfig(connections_per_actor=max(1, len(products)))
+    return plan(tuple(products), config)[0] if products else ()
 
 
 def _rank(listed: Product) -> tuple[int, str]:

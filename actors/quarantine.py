@@ -1,8 +1,8 @@
 """The quarantine: corrupt frames verbatim, as JSON lines beside the raw data.
 
-Frames are appended to a local file that a thread brings to disk, and a finished file is moved to
-`quarantine/` under the root. A file whose writer was killed is finished by the next quarantine that
-opens the same folder; until a file has been moved it keeps its name, so moving twice is moving once.
+A thread brings frames to a local file, and a finished file to `quarantine/` under the root. A file
+whose writer was killed is moved by the next quarantine that opens the same folder. It keeps its
+name, so moving twice is moving once.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from typing import Annotated
 import msgspec
 
 from actors.raw import DAY_NS, day_of
-from actors.store import Store
+from actors.store import Store, sha256
 from market.errors import QuaverError
 
 _SUFFIX = ".jsonl"
@@ -48,6 +48,13 @@ def corrupt_line(recv_ns: int, reason: str, frame: bytes) -> bytes:
     except UnicodeDecodeError:
         row["frame_base64"] = frame  # msgspec writes bytes as base64.
     return msgspec.json.encode(row) + b"\n"
+
+
+def keep_corrupt(store: Store, name: str, corrupt: list[tuple[int, str, bytes]]) -> None:
+    """Keep an import's corrupt frames: the same frames, the same file."""
+    if corrupt:
+        data = b"".join(corrupt_line(*frame) for frame in corrupt)
+        store.write(f"quarantine/{name}-{sha256(data)[:8]}{_SUFFIX}", data)
 
 
 class Quarantine:

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.commit import Piece, commit
 from actors.raw import DAY_NS, day_of
-from actors.store import Store, sha256
+from actors.store import Store
 from market.events import EVENT, Kind, mark
 from market.products import Product
 from market.windows import WindowBuilder
@@ -67,20 +66,23 @@ class Recorder:
         Raises what the sink raises.
         """
         first_ns = events["ns"].item(0)
+        self.reach(product, first_ns, builder)
+        session = self._open.get(product.id) or self._begin(product, first_ns)
+        self._put(product, session, events)
+        self.rows += len(events)
+        if events["kind"].item(-1) == Kind.END:
+            del self._open[product.id]
+
+    def reach(self, product: Product, ns: int, builder: WindowBuilder) -> None:
+        """End the days before `ns`, if one is open, with the book as it is before that time."""
         session = self._open.get(product.id)
-        while session and first_ns >= session.end_ns:
+        while session and ns >= session.end_ns:
             midnight_ns = session.end_ns
             border = np.array([mark(Kind.CLOCK, midnight_ns, 0)], EVENT)
             self._put(product, session, border)
             carried = builder.carried(midnight_ns, 0)
             session = self._begin(product, midnight_ns)
             self._put(product, session, carried if len(carried) else border)
-        if session is None:
-            session = self._begin(product, first_ns)
-        self._put(product, session, events)
-        self.rows += len(events)
-        if events["kind"].item(-1) == Kind.END:
-            del self._open[product.id]
 
     def _begin(self, product: Product, ns: int) -> "_Session":
         session = _Session(ns, self._counts_of(product.id))
@@ -138,8 +140,7 @@ class Parts:
             held = self._held[product.id] = _Held(product, day, session_ns)
         if not held.rows:
             held.since_ns = rows["ns"].item(0)
-        # A slice would keep all that was decoded with it.
-        held.rows.append(rows.copy() if rows.base is not None else rows)
+        held.rows.append(rows.tobytes())  # A slice would keep all that was decoded with it.
         held.count += len(rows)
         self._held_rows += len(rows)
         held.counts = counts or held.counts
@@ -160,7 +161,7 @@ class Parts:
     def _write(self, held: "_Held") -> None:
         if not held.count:
             return
-        rows = np.concatenate(held.rows)
+        rows = np.frombuffer(b"".join(held.rows), EVENT)
         self._held_rows -= held.count
         piece = Piece(
             product=held.product,
@@ -194,23 +195,7 @@ class _Held:
         self.day = day
         self.session_ns = session_ns
         self.number = 0
-        self.rows: list[NDArray[np.void]] = []
+        self.rows: list[bytes] = []
         self.count = 0
         self.since_ns = 0
         self.counts: Counts = {}
-
-
-def keep_corrupt(store: Store, name: str, corrupt: list[tuple[int, str, bytes]]) -> None:
-    """Keep a reader's corrupt frames verbatim, as JSON lines in `quarantine/`, beside the data."""
-    if not corrupt:
-        return
-    lines = []
-    for recv_ns, reason, frame in corrupt:
-        row: dict[str, object] = {"recv_ns": recv_ns, "reason": reason}
-        try:
-            row["frame"] = frame.decode()
-        except UnicodeDecodeError:
-            row["frame_base64"] = frame  # msgspec writes bytes as base64.
-        lines.append(msgspec.json.encode(row))
-    data = b"\n".join(lines) + b"\n"
-    store.write(f"quarantine/{name}-{sha256(data)[:8]}.jsonl", data)

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import struct
+import time
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +31,8 @@ _HEAD = struct.Struct("<4sIIII")  # Magic, bytes of entries, of rows, of rows pa
 _MAGIC = b"QSB1"
 _LZ4 = pa.Codec("lz4")
 
+Counts = dict[str, int]
+
 
 class Entry(msgspec.Struct, kw_only=True, array_like=True):
     """The next rows of one session; none where it is only said that the session is open."""
@@ -39,7 +42,7 @@ class Entry(msgspec.Struct, kw_only=True, array_like=True):
     session_ns: int
     last_ns: int  # Event time of the session's last row so far.
     rows: int
-    counts: dict[str, int] | None = None  # Of the session so far, where they were looked up.
+    counts: Counts | None = None  # Of the session so far, where they were looked up.
     ended: bool = False
 
 
@@ -60,12 +63,47 @@ class Block(msgspec.Struct, frozen=True):
     rows: NDArray[np.void]
 
 
+# Rows (EVENT[n], n > 0) of a session with its product, day and first event time, and counts.
+Put = tuple[Product, str, int, NDArray[np.void], Counts | None]
+
+
 class Segment(msgspec.Struct, frozen=True):
     """What is good of a segment file."""
 
     header: Header
     blocks: list[Block]
     lost_bytes: int  # After the last good block.
+
+
+class SegmentFile:
+    """A segment that is being written."""
+
+    def __init__(self, path: Path, number: int, size: int) -> None:
+        self.path = path
+        self.number = number
+        self.rows = 0
+        self.since_s = time.monotonic()
+        self._file = path.open("r+b", buffering=0)
+        self._size = size  # Of what is good and on disk.
+        self._torn = False
+
+    def append(self, data: bytes, rows: int) -> None:
+        """Have a block on disk, whole; OSError if it is not, and what was written of it is void."""
+        if self._torn:  # Also after an fsync that failed: what it was to keep may be lost.
+            self._file.truncate(self._size)
+        self._torn = True
+        self._file.seek(self._size)
+        left = memoryview(data)
+        while left:
+            left = left[self._file.write(left) or 0 :]
+        os.fsync(self._file.fileno())
+        self._torn = False
+        self._size += len(data)
+        self.rows += rows
+
+    def close(self) -> None:
+        """Write no more; what of a block is on disk that was not confirmed may be read."""
+        self._file.close()
 
 
 def encode_header(header: Header) -> bytes:
@@ -109,9 +147,24 @@ def still_open(open_entries: dict[str, Entry], entry: Entry) -> None:
         open_entries[entry.product.id] = entry
 
 
-def is_end(rows: NDArray[np.void]) -> bool:
-    """Whether rows (EVENT[n]) end their session."""
-    return bool(len(rows)) and rows["kind"].item(-1) == Kind.END
+def gathered(puts: Iterable[Put]) -> tuple[list[Entry], list[NDArray[np.void]]]:
+    """Return one entry for each session that something was put of, and the rows in their order."""
+    found: dict[tuple[str, int], tuple[Entry, list[NDArray[np.void]]]] = {}
+    for product, day, session_ns, rows, counts in puts:
+        key = (product.id, session_ns)
+        if key not in found:
+            entry = Entry(
+                product=product, day=day, session_ns=session_ns, last_ns=session_ns, rows=0
+            )
+            found[key] = entry, []
+        entry, collected = found[key]
+        collected.append(rows)
+        entry.rows += len(rows)
+        entry.counts = entry.counts if counts is None else counts
+    for entry, collected in found.values():
+        entry.last_ns = collected[-1]["ns"].item(-1)
+        entry.ended = collected[-1]["kind"].item(-1) == Kind.END
+    return [e for e, _ in found.values()], [r for _, rows in found.values() for r in rows]
 
 
 def try_lock(folder: Path) -> int | None:
@@ -146,7 +199,7 @@ def remove_if_done(folder: Path) -> None:
     """Remove a writer's folder, locked by the caller, if it holds no segment any more."""
     if segments_of(folder):
         return
-    for path in [*folder.glob("*.tmp"), folder / LOCK]:
+    for path in [*folder.glob(".*.tmp"), folder / LOCK]:
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # Something of another's is in it.
         folder.rmdir()
@@ -154,7 +207,7 @@ def remove_if_done(folder: Path) -> None:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Put a file in place whole and on disk, its name too."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as out:
         out.write(data)
         out.flush()

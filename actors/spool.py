@@ -22,11 +22,14 @@ from numpy.typing import NDArray
 
 from actors.mover import REFUSED, Mover
 from actors.segments import (
+    Counts,
     Entry,
     Header,
+    Put,
+    SegmentFile,
     encode_block,
     encode_header,
-    is_end,
+    gathered,
     segments_of,
     still_open,
     try_lock,
@@ -39,8 +42,6 @@ from market.products import Product
 _BLOCK_ROWS = 100_000  # Written and fsync'd at once.
 _ROOM_AGAIN = 0.8  # Of a limit that was reached, before there is room again.
 _RETRY_S = 0.2
-
-Counts = dict[str, int]
 
 
 class SpoolConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -99,7 +100,7 @@ class Spool:
         self._source, self._name = source, name
         self._folder = spool_folder(store, config)
         self._writer = secrets.token_hex(4)
-        self._waiting: deque[_Put | Callable[[], None]] = deque()
+        self._waiting: deque[Put | Callable[[], None]] = deque()
         self._put_rows = self._written_rows = 0
         self._disk_bytes = 0
         self._over_disk = self._over_buffer = self._stuck = False
@@ -108,6 +109,8 @@ class Spool:
         self._closing = threading.Event()
         self._open: dict[str, Entry] = {}
         try:
+            if config.folder:
+                _claim(self._folder, store.root)
             self._own, self._lock = self._make_own_folder()
             self._current = self._begin_segment(0)
         except OSError as e:
@@ -135,6 +138,8 @@ class Spool:
         counts: Counts | None,
     ) -> None:
         """Take rows; never waits, and never raises for trouble with the disk or the root."""
+        if not len(rows):
+            return
         self._waiting.append((product, day, session_ns, rows, counts))
         self._put_rows += len(rows)
         if self._put_rows - self._written_rows > _BLOCK_ROWS and not self._wake.is_set():
@@ -189,7 +194,7 @@ class Spool:
         lock = try_lock(hidden)
         return hidden.rename(self._folder / name), lock
 
-    def _begin_segment(self, number: int) -> "_Current":
+    def _begin_segment(self, number: int) -> "SegmentFile":
         """Begin a segment, which says first what sessions are open."""
         header = Header(
             writer=self._writer, number=number, source=self._source, collector=self._name
@@ -201,7 +206,7 @@ class Spool:
                 [msgspec.structs.replace(e, rows=0, counts=None) for e in self._open.values()], []
             )
         write_durably(path, data)
-        return _Current(path, number, len(data))
+        return SegmentFile(path, number, len(data))
 
     def _run(self) -> None:
         while True:
@@ -220,13 +225,13 @@ class Spool:
             self._rotate()
             self._look_at_disk()
             if closing and not self._waiting:
-                self._current.file.close()
+                self._current.close()
                 self._mover.offer(self._current.path, last=True)
                 return
 
-    def _take(self) -> tuple[list["_Put"], list[Callable[[], None]]]:
+    def _take(self) -> tuple[list["Put"], list[Callable[[], None]]]:
         """Take a block's worth of what waits, in order; what is to be called stands behind it."""
-        puts: list[_Put] = []
+        puts: list[Put] = []
         dones: list[Callable[[], None]] = []
         rows = 0
         while self._waiting and rows < _BLOCK_ROWS:
@@ -240,13 +245,13 @@ class Spool:
             self._wake.set()
         return puts, dones
 
-    def _write_until_done(self, puts: list["_Put"]) -> None:
+    def _write_until_done(self, puts: list["Put"]) -> None:
         """Write one block; where the disk does not take it, say so and try until it does."""
-        entries, rows = self._entries(puts)
+        entries, rows = gathered(puts)
         data = encode_block(entries, rows)
         while True:
             try:
-                self._current.append(data)
+                self._current.append(data, sum(entry.rows for entry in entries))
                 break
             except OSError as e:
                 self._stuck = True
@@ -255,30 +260,9 @@ class Spool:
                     time.sleep(_RETRY_S)
         for entry in entries:
             still_open(self._open, entry)
-        written = sum(entry.rows for entry in entries)
-        self._written_rows += written
-        self._current.rows += written
+        self._written_rows += sum(entry.rows for entry in entries)
         if self._stuck:
             self._stuck, self._error = False, None
-
-    def _entries(self, puts: list["_Put"]) -> tuple[list[Entry], list[NDArray[np.void]]]:
-        """One entry per session, and the rows of all in the entries' order."""
-        found: dict[tuple[str, int], tuple[Entry, list[NDArray[np.void]]]] = {}
-        for product, day, session_ns, rows, counts in puts:
-            key = (product.id, session_ns)
-            if key not in found:
-                entry = Entry(
-                    product=product, day=day, session_ns=session_ns, last_ns=session_ns, rows=0
-                )
-                found[key] = entry, []
-            entry, collected = found[key]
-            collected.append(rows)
-            entry.rows += len(rows)
-            entry.counts = counts if counts is not None else entry.counts
-        for entry, collected in found.values():
-            entry.last_ns = int(collected[-1]["ns"][-1])
-            entry.ended = is_end(collected[-1])
-        return [e for e, _ in found.values()], [r for _, rows in found.values() for r in rows]
 
     def _rotate(self) -> None:
         """Finish the segment if it is large or old enough."""
@@ -296,7 +280,7 @@ class Spool:
         except OSError as e:
             self._error = f"cannot begin a segment in {self._own}: {e}; make room on that disk"
             return  # The old one goes on.
-        old.file.close()
+        old.close()
         self._mover.offer(old.path)
 
     def _look_at_disk(self) -> None:
@@ -308,33 +292,16 @@ class Spool:
             self._finish_segment()  # What is in it can go as well.
 
 
-_Put = tuple[Product, str, int, NDArray[np.void], Counts | None]
-
-
-class _Current:
-    """The segment being written."""
-
-    def __init__(self, path: Path, number: int, size: int) -> None:
-        self.path = path
-        self.number = number
-        self.rows = 0
-        self.since_s = time.monotonic()
-        self.file = path.open("r+b", buffering=0)
-        self._size = size  # Of what is good and on disk.
-        self._torn = False
-
-    def append(self, data: bytes) -> None:
-        """Have a block on disk, whole; OSError if it is not, and what was written of it is void."""
-        if self._torn:  # Also after an fsync that failed: what it was to keep may be lost.
-            self.file.truncate(self._size)
-        self._torn = True
-        self.file.seek(self._size)
-        left = memoryview(data)
-        while left:
-            left = left[self.file.write(left) or 0 :]
-        os.fsync(self.file.fileno())
-        self._size += len(data)
-        self._torn = False
+def _claim(folder: Path, root: str) -> None:
+    """Note whose folder this is: what one root's collectors leave must not end in another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "root"
+    if not note.exists():
+        write_durably(note, root.encode())
+    elif (claimed := note.read_text()) != root:
+        raise QuaverError(
+            f"{folder} is the spool of {claimed}, not of {root}; give each root a folder of its own"
+        )
 
 
 def _stat(path: Path, field: str) -> float:

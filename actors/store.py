@@ -111,7 +111,10 @@ class Store:
                 held = lock.open("a")
             with held:
                 fcntl.flock(held, fcntl.LOCK_EX)
-                if not lock.exists() or not os.path.samestat(lock.stat(), os.fstat(held.fileno())):
+                try:
+                    if not os.path.samestat(lock.stat(), os.fstat(held.fileno())):
+                        continue
+                except FileNotFoundError:
                     continue
                 try:
                     yield

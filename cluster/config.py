@@ -142,6 +142,10 @@ def _check(config: Config) -> None:
             check_url(config.feed_url)
         except QuaverError as e:
             raise QuaverError(f"configuration: feed_url: {e}; or {SIMULATED}") from None
+    if config.rest_url and not config.rest_url.startswith(("http://", "https://")):
+        raise QuaverError(
+            f"configuration: rest_url: {config.rest_url!r} is no address; write it like {LIVE_REST}"
+        )
     variants(config.sweep)
     if abs(sum(config.split) - 1) > 1e-9:
         raise QuaverError(f"configuration: split {config.split} must sum to 1")

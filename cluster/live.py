@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.live import Live as LiveDisplay
 from rich.table import Table
 
-from actors.collector import CollectorActor
+from actors.collector import CollectorSpec
+from actors.fleet import NAMESPACE, CollectorActor
+from actors.plan import in_one
 from actors.raw import SIMULATED
 from actors.store import Store
 from cluster.config import Config
@@ -34,7 +36,6 @@ from tune.checkpoint import load_model
 from tune.evaluate import predict
 
 _COLLECTOR = "collector"
-_NAMESPACE = "quaver"
 _POLL_S = 0.5
 _TIMEOUT_S = 10.0
 _STALLED_S = 60.0
@@ -64,22 +65,26 @@ def serving(
     Ray must have been started with `app.ray_environment(ports)`.
     """
     model = store.read(model_path(store, name))
-    collector = CollectorActor.options(name=_COLLECTOR, namespace=_NAMESPACE).remote(
-        feed_url,
-        [product(p) for p in products],
-        store.root if record else None,
-        config.connection,
-        SIMULATED if config.feed_url == SIMULATED else None,
+    spec = CollectorSpec(
+        name=_COLLECTOR,
+        url=feed_url,
+        groups=in_one([product(p) for p in products]),
+        wire_format=config.wire_format,
+        root=store.root if record else None,
+        source=SIMULATED if config.feed_url == SIMULATED else None,
+        connection=config.connection,
+        spool=config.spool,
+        quarantine=config.quarantine,
     )
+    collector = CollectorActor.options(name=_COLLECTOR, namespace=NAMESPACE).remote(spec)
     execution = ExecutionConfig(
         products=products,
         trader=config.trader,
         fees=config.fees,
         source=_COLLECTOR,
-        source_namespace=_NAMESPACE,
+        source_namespace=NAMESPACE,
     )
     try:
-        ray.get(collector.start.remote())
         yield Serving(app.start(model, execution, ports), collector)
     finally:
         # The recording first: an impatient second Ctrl-C must not cost it.
@@ -238,13 +243,14 @@ def _live(health: dict[str, Any], positions: dict[str, Any], config: Config) -> 
 def _table(running: Serving) -> Table:
     health, positions = _get(running.url, "/health"), _get(running.url, "/v1/positions")
     status = ray.get(running.collector.status.remote())
-    counts = status["counts"]
+    counts, states = status.counts, [c.state.value for c in status.connections]
+    errors = [c.last_error for c in status.connections if c.last_error]
     table = Table(title=f"{running.url}  (paper account; Ctrl-C stops)", show_header=False)
     table.add_row(
         "feed",
-        f"{', '.join(status['connections'])}; {status['synced']} of {status['products']} books "
+        f"{', '.join(states)}; {status.synced} of {len(status.products)} books "
         f"synced; {counts.get('gaps', 0)} gaps, {counts.get('corrupt', 0)} corrupt; last error: "
-        f"{status['last_error'] or 'none'}",
+        f"{errors[0] if errors else 'none'}",
     )
     table.add_row(
         "windows",

@@ -1,4 +1,4 @@
-"""`quaver record`: start the fleet or find it, show what it does, stop it with everything written."""
+"""`quaver record`: start the fleet or find it, show it, stop it with everything written."""
 
 import signal
 import threading
@@ -29,7 +29,8 @@ from market.products import Product, product
 _REFRESH_S = 0.5
 _LINE_S = 10.0  # Between two lines where there is no terminal.
 _LISTING_S = 10.0
-_STALE = 4  # Products shown, those with the oldest rows.
+_FAR_MS = 100_000.0
+_STALE = 3  # Products shown, those with the oldest rows.
 
 Statuses = dict[str, CollectorStatus | str]
 
@@ -190,8 +191,8 @@ def table(statuses: Statuses, per_s: dict[str, float], elapsed_s: float, root: s
             _latency(status),
             str(sum(status.gaps.values())),
             _count(status.rows),
-            _size(spool.bytes_waiting) if spool else "-",
-            _size(spool.buffer_bytes) if spool else "-",
+            _size(spool.spool_bytes) if spool else "-",
+            _count(spool.buffered_rows) if spool else "-",
         )
     alive = [s for s in statuses.values() if isinstance(s, CollectorStatus)]
     shown.caption = f"gaps: {_gaps(alive)}\noldest: {_stalest(alive)}"
@@ -204,12 +205,12 @@ def line(statuses: Statuses, per_s: dict[str, float], elapsed_s: float) -> str:
     away = [f"{name} {status}" for name, status in statuses.items() if isinstance(status, str)]
     synced, products = sum(s.synced for s in alive), sum(len(s.products) for s in alive)
     p99 = max((s.latency.p99_ms for s in alive if s.latency.p99_ms is not None), default=None)
-    waiting = sum(s.spool.bytes_waiting for s in alive if s.spool)
+    waiting = sum(s.spool.spool_bytes for s in alive if s.spool)
     return ", ".join(
         [
             f"{_clock(elapsed_s)} {synced}/{products} books",
             f"{sum(per_s.values()):,.0f} updates/s",
-            f"p99 {'-' if p99 is None else f'{p99:.0f} ms'}",
+            f"p99 {'-' if p99 is None else _ms(p99)} ms",
             f"gaps: {_gaps(alive)}",
             f"{sum(s.rows for s in alive):,} rows",
             f"spool {_size(waiting)}",
@@ -227,9 +228,9 @@ def _summary(last: Statuses, elapsed_s: float, root: str, console: Console) -> N
         f"recorded {rows:,} rows of {products} products in {_clock(elapsed_s)}; gaps: "
         f"{_gaps(alive)}; {root}",
     )
-    waiting = sum(s.spool.bytes_waiting for s in alive if s.spool)
-    if waiting:
-        _say(console, f"[bold yellow]{_size(waiting)} wait in the spool[/]; the next start moves it")
+    for status in alive:
+        if status.spool and status.spool.last_error:
+            _say(console, f"[bold yellow]{status.name}:[/] {status.spool.last_error}")
     for name, status in last.items():
         if isinstance(status, str):
             _say(console, f"[bold red]{name}:[/] {status}; the next start finishes its spool")
@@ -247,14 +248,19 @@ def _state(status: CollectorStatus) -> str:
 
 def _latency(status: CollectorStatus) -> str:
     p50, p99 = status.latency.p50_ms, status.latency.p99_ms
-    return "-" if p50 is None or p99 is None else f"{p50:.0f}/{p99:.0f}"
+    return "-" if p50 is None or p99 is None else f"{_ms(p50)}/{_ms(p99)}"
+
+
+def _ms(latency_ms: float) -> str:
+    """Show milliseconds; a replayed market's clock may be years from ours."""
+    return f"{latency_ms:.0f}" if abs(latency_ms) < _FAR_MS else "far"
 
 
 def _gaps(alive: list[CollectorStatus]) -> str:
     total: Counter[str] = Counter()
     for status in alive:
         total.update(status.gaps)
-    return ", ".join(f"{reason} {n}" for reason, n in total.most_common()) or "none"
+    return ", ".join(f"{reason} {n:,}" for reason, n in total.most_common()) or "none"
 
 
 def _stalest(alive: list[CollectorStatus]) -> str:

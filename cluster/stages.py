@@ -13,7 +13,9 @@ import ray
 from numpy.typing import NDArray
 from rich.console import Console
 
-from actors.collector import CollectorActor
+from actors.collector import CollectorSpec
+from actors.fleet import CollectorActor
+from actors.plan import in_one
 from actors.raw import SIMULATED, day_of, partitions, read_manifest
 from actors.store import Store
 from cluster.config import Config
@@ -82,21 +84,23 @@ def collect_simulated(config: Config, store: Store, stage: Stage) -> int:
     )
     url = ray.get(exchange.start.remote())
     connection = msgspec.structs.replace(config.connection, follow_end=True)
-    collector = CollectorActor.remote(
-        url,
-        [product(p) for p in config.demo.products],
-        store.root,
-        connection,
-        f"{SIMULATED} exchange, seed {config.demo.market.seed}",
+    spec = CollectorSpec(
+        name="demo",
+        url=url,
+        groups=in_one([product(p) for p in config.demo.products]),
+        root=store.root,
+        source=f"{SIMULATED} exchange, seed {config.demo.market.seed}",
+        connection=connection,
+        spool=config.spool,
     )
-    ray.get(collector.start.remote())
+    collector = CollectorActor.remote(spec)
     finished, exchange_over, start_ns = collector.finished.remote(), exchange.finished.remote(), 0
     while True:
         over, _ = ray.wait([finished], timeout=_POLL_S)
         if ray.wait([exchange_over], timeout=0)[0]:
             ray.get(exchange_over)  # Raises what broke it, which the collector would never know.
         status = ray.get(collector.status.remote())
-        counts, clock_ns = status["counts"], status["clock_ns"]
+        counts, clock_ns = status.counts, status.clock_ns
         start_ns = start_ns or clock_ns
         frames = sum(counts.get(name, 0) for name in ("l2_data", "market_trades", "heartbeats"))
         stage.update(

@@ -12,19 +12,15 @@ from pathlib import Path
 
 import msgspec
 
-from actors import advanced_trade, exchange_feed
-from actors.frames import WireFormat
+from actors.formats import FORMATS
+from actors.quarantine import keep_corrupt
 from actors.reader import Events, Reader
-from actors.recorder import Parts, Recorder, keep_corrupt
+from actors.recorder import Parts, Recorder
 from actors.store import Store
 from actors.stream import ProductStream
 from market.errors import QuaverError
 from market.products import Product, product, product_index, product_of
 
-FORMATS: dict[str, WireFormat] = {
-    "coinbase-advanced": advanced_trade.decoder,
-    "coinbase-exchange": exchange_feed.decoder,
-}
 _UNKNOWN_RECV_NS = 0  # A capture does not say when a frame was received.
 _PRODUCT_ID = re.compile(rb'"product_id" ?: ?"([A-Z0-9]{1,20}-[A-Z0-9]{1,20})"')
 _PROGRESS_LINES = 2_000

@@ -42,7 +42,11 @@ def test_frames_are_kept_verbatim(tmp_path: Path) -> None:
     quarantine.close(LIMIT_S)
     assert kept(tmp_path / "root") == [
         {"recv_ns": 1, "reason": "no JSON", "frame": '{"half'},
-        {"recv_ns": 2, "reason": "envelope", "frame_base64": base64.b64encode(b"\xff\x00").decode()},
+        {
+            "recv_ns": 2,
+            "reason": "envelope",
+            "frame_base64": base64.b64encode(b"\xff\x00").decode(),
+        },
     ]
     assert list((tmp_path / "local").iterdir()) == []
 

@@ -2,7 +2,9 @@
 
 import json
 import random
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from actors.commit import Piece, carry_gaps, commit
 from actors.raw import (
     RAW_SCHEMA,
+    Gap,
     day_of,
     day_start_ns,
     partition_path,
@@ -21,10 +25,12 @@ from actors.raw import (
     read_manifest,
     read_partition,
 )
+from actors.recorder import Parts, Recorder
 from actors.store import Store, sha256
 from market.errors import QuaverError
-from market.events import EVENT, Kind
-from market.products import product_of
+from market.events import EVENT, Kind, Reason, mark
+from market.products import Product, product, product_of
+from market.windows import WindowBuilder
 from tests.actors.wire import (
     BEAT_NS,
     BTC,
@@ -494,3 +500,207 @@ def test_simulated_and_real_frames_do_not_mix_in_a_partition(tmp_path: Path) -> 
     later = [Advanced().snapshot(START_NS + 600 * SECOND_NS)]
     with pytest.raises(QuaverError, match="do not mix"):
         record(store, later, (BTC,), source="simulated exchange, seed 1")
+
+
+# Gaps.
+
+
+def levels(ns: int, bids: list[int], asks: list[int], kind: Kind = Kind.SNAPSHOT) -> list[Any]:
+    rows = [(ns, 0, kind, 0, 0, 0, p, 1, 0) for p in bids]
+    rows += [(ns, 0, kind, 1, 0, 0, p, 1, 0) for p in asks]
+    return [*rows[:-1], (*rows[-1][:4], 1, *rows[-1][5:])]
+
+
+def test_a_gap_reaches_from_the_mark_to_the_end_of_the_next_book() -> None:
+    rows = [mark(Kind.CLOCK, 5, 0), *levels(7, [1, 2], [3])]
+    rows += [mark(Kind.UNSYNC, 8, 0, Reason.GAP), mark(Kind.UNSYNC, 9, 0, Reason.CORRUPT)]
+    rows += [*levels(12, [1], [3]), mark(Kind.UNSYNC, 13, 0, Reason.OVERFLOW)]
+    assert carry_gaps([], np.array(rows, EVENT), begins=True) == [
+        Gap(ns=5, until_ns=7, reason="start"),
+        Gap(ns=8, until_ns=12, reason="gap"),
+        Gap(ns=13, until_ns=None, reason="overflow"),
+    ]
+
+
+@pytest.mark.parametrize("kind", [Kind.SNAPSHOT, Kind.CARRIED])
+def test_a_session_that_begins_with_a_book_has_no_gap_at_its_start(kind: Kind) -> None:
+    rows = np.array(levels(7, [1, 2], [3], kind), EVENT)
+    assert carry_gaps([], rows, begins=True) == []
+
+
+def test_changes_close_no_gap() -> None:
+    rows = np.array(levels(7, [1, 2], [3], Kind.CHANGE), EVENT)
+    assert carry_gaps([], rows, begins=True) == [Gap(ns=7, until_ns=None, reason="start")]
+
+
+def test_what_follows_a_break_shows_that_there_was_none() -> None:
+    broke_off = Gap(ns=5, until_ns=None, reason="broke off")
+    rows = np.array([mark(Kind.CLOCK, 6, 0)], EVENT)
+    assert carry_gaps([broke_off], rows, begins=False) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_gaps_do_not_depend_on_where_the_parts_end(seed: int) -> None:
+    """Against a walk over single frames with one flag."""
+    rng = random.Random(seed)
+    frames: list[list[Any]] = []
+    for ns in range(rng.randrange(1, 60)):
+        mark_row = mark(Kind.UNSYNC, ns, 0, rng.choice(list(Reason)[1:]))
+        kind = rng.choice([Kind.SNAPSHOT, Kind.CARRIED, Kind.CHANGE])
+        book = levels(ns, [1] * rng.randrange(3), [3] * rng.randrange(1, 3), kind)
+        frames.append(rng.choice([[mark_row], book, [mark(Kind.CLOCK, ns, 0)]]))
+    wanted, since, why = [], 0, "start"
+    known = False
+    for ns, frame in enumerate(frames):
+        kind = frame[0][2]
+        if kind <= Kind.CARRIED and not known:
+            known = True
+            if why != "start" or ns:
+                wanted.append(Gap(ns=since, until_ns=ns, reason=why))
+        elif kind == Kind.UNSYNC and known:
+            known, since, why = False, ns, Reason(frame[0][5]).name.lower()
+    if not known:
+        wanted.append(Gap(ns=since, until_ns=None, reason=why))
+    found: list[Gap] = []
+    at = 0
+    while at < len(frames):
+        size = rng.randrange(1, 10)
+        rows = [row for frame in frames[at : at + size] for row in frame]
+        found = carry_gaps(found, np.array(rows, EVENT), begins=at == 0)
+        at += size
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("book", "why"),
+    [
+        ([("bid", "103.00", "1"), ("offer", "102.00", "1")], "crossed"),
+        ([("bid", "100.00", "1")], "empty_side"),
+    ],
+)
+def test_a_snapshot_that_is_no_book_closes_no_gap(
+    tmp_path: Path, book: list[tuple[str, str, str]], why: str
+) -> None:
+    wire = Advanced()
+
+    def at(second: int) -> int:
+        return START_NS + second * SECOND_NS
+
+    frames = [wire.snapshot(at(0)), wire.heartbeat(at(1)), DISCONNECT]
+    wire = Advanced()
+    frames += [wire.book(at(s), book, BTC, "snapshot") for s in (5, 6)]
+    frames += [wire.heartbeat(at(9)), wire.snapshot(at(10)), wire.heartbeat(at(11))]
+    store = Store(str(tmp_path))
+    record(store, frames, (BTC,))
+    manifest = read_manifest(store, BTC, DAYS[0])
+    assert manifest is not None
+    assert manifest.sessions[0].gaps == [
+        Gap(ns=at(1), until_ns=at(5), reason="disconnect"),
+        Gap(ns=at(5), until_ns=at(6), reason=why),
+        Gap(ns=at(6), until_ns=at(10), reason=why),
+    ]
+    assert_same_windows(rebuilt_windows(store), live_windows(frames, (BTC,)))
+
+
+# What the recorder hands on, and what an import holds.
+
+
+class Listing:
+    """A sink that lists what it gets."""
+
+    def __init__(self) -> None:
+        self.puts: list[tuple[str, str, int, list[int], dict[str, int] | None]] = []
+
+    def put(
+        self,
+        product: Product,
+        day: str,
+        session_ns: int,
+        rows: NDArray[np.void],
+        counts: dict[str, int] | None,
+    ) -> None:
+        self.puts.append((product.id, day, session_ns, rows["kind"].tolist(), counts))
+
+
+def test_a_session_is_cut_at_midnight_and_ended_by_its_end() -> None:
+    sink, counted, builder = Listing(), {"gaps": 0}, WindowBuilder()
+    recorder, btc = Recorder(sink, lambda _: dict(counted)), product(BTC)
+    before, after = MIDNIGHT_NS - SECOND_NS, MIDNIGHT_NS + SECOND_NS
+    for gaps, rows in enumerate(
+        [
+            levels(before, [1], [3]),
+            levels(after, [1], [3], Kind.CHANGE),
+            [mark(Kind.CLOCK, after, 0)],
+            [mark(Kind.END, after, 0)],
+            levels(after + 1, [1], [3]),
+        ]
+    ):
+        counted["gaps"] = gaps
+        events = np.array(rows, EVENT)
+        recorder.add(btc, events, builder)
+        builder.feed(events)
+    assert sink.puts == [
+        (BTC, DAYS[0], before, [Kind.SNAPSHOT] * 2, None),
+        (BTC, DAYS[0], before, [Kind.CLOCK], {"gaps": 1}),
+        (BTC, DAYS[1], MIDNIGHT_NS, [Kind.CARRIED] * 2, None),
+        (BTC, DAYS[1], MIDNIGHT_NS, [Kind.CHANGE] * 2, None),
+        (BTC, DAYS[1], MIDNIGHT_NS, [Kind.CLOCK], {"gaps": 1}),
+        (BTC, DAYS[1], MIDNIGHT_NS, [Kind.END], {"gaps": 2}),
+        (BTC, DAYS[1], after + 1, [Kind.SNAPSHOT] * 2, None),
+    ]
+    assert recorder.rows == 8
+
+
+def test_an_import_holds_few_rows_of_all_products_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quiet products too are written, at the same rows each time."""
+    monkeypatch.setattr("actors.recorder._WAITING_ROWS", 120)
+    frames = synced(Walk(1))
+    for name in "ab":
+        record(Store(str(tmp_path / name)), frames)
+    assert everything(tmp_path / "a") == everything(tmp_path / "b")
+    store = Store(str(tmp_path / "a"))
+    assert_same_windows(rebuilt_windows(store), live_windows(frames))
+    for product_id in (BTC, ETH):
+        manifest = read_manifest(store, product_id, DAYS[0])
+        assert manifest is not None
+        rows = [part.rows for part in manifest.sessions[0].parts]
+        assert len(rows) > 1 and max(rows) < 120 + 78  # The last frame may be a book.
+
+
+def test_what_is_held_keeps_nothing_else_alive(tmp_path: Path) -> None:
+    parts = Parts(Store(str(tmp_path)), "a test")
+    batch = np.zeros(10_000, EVENT)
+    batch["ns"] = START_NS
+    gone = weakref.ref(batch)
+    parts.put(product(BTC), DAYS[0], START_NS, batch[:3], None)
+    del batch
+    assert gone() is None
+    parts.close()
+    assert len(events_of(Store(str(tmp_path)))) == 3
+
+
+def test_commits_beside_each_other_all_stand(tmp_path: Path) -> None:
+    """Collectors on several machines write to one manifest."""
+    store, rows = Store(str(tmp_path)), np.array(levels(START_NS, [1], [3]), EVENT)
+
+    def one(writer: int) -> None:
+        for number in range(5):
+            piece = Piece(
+                product=product(BTC),
+                day=DAYS[0],
+                session=f"{START_NS:020d}-{writer}",
+                source="a test",
+                number=number,
+                rows=rows,
+                live=True,
+            )
+            assert commit(store, piece) > 0
+            assert commit(store, piece) == 0
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(8)))
+    manifest = read_manifest(store, BTC, DAYS[0])
+    assert manifest is not None
+    assert [len(session.parts) for session in manifest.sessions] == [5] * 8

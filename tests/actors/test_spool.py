@@ -400,3 +400,23 @@ def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(QuaverError, match="give a local folder"):
         Spool(Store(str(tmp_path)), "a test", "x", SpoolConfig(folder=str(tmp_path / "file")))
+
+
+def test_a_folder_that_is_the_spool_of_another_root_is_refused(tmp_path: Path) -> None:
+    """What one root's collectors left would be moved to the other."""
+    config = SpoolConfig(flush_s=0.01, folder=str(tmp_path / "spool"))
+    for _ in range(2):
+        Spool(Store(str(tmp_path / "a")), "a test", "x", config).close(LIMIT_S)
+    with pytest.raises(QuaverError, match="a folder of its own"):
+        Spool(Store(str(tmp_path / "b")), "a test", "x", config)
+
+
+def test_no_rows_are_no_trouble_and_closing_twice_neither(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    spool = Spool(store, "a test", "ours", QUICK)
+    spool.put(product(BTC), DAY, SESSION_NS, np.zeros(0, EVENT), None)
+    put(spool, 1)
+    spool.close(LIMIT_S)
+    spool.close(LIMIT_S)
+    assert spool.status().last_error is None
+    assert_same_rows(recorded(store, ETH), expected(ETH, 2))

@@ -1,0 +1,255 @@
+"""`quaver record`: what it shows, what it refuses, and that stopping it loses nothing."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from rich.console import Console
+
+from actors import fleet
+from actors.connection import ConnectionState, ConnectionStatus
+from actors.raw import partitions, read_manifest, read_partition
+from actors.spool import SpoolStatus
+from actors.status import CollectorStatus, Latency, ProductStatus
+from actors.store import Store
+from cluster import cli
+from cluster.record import Statuses, line, table
+from market.events import Kind
+from tests.actors.market import LIMIT_S, market, wait_for
+
+IDS = ("BTC-USD", "ETH-USD", "SOL-USD")
+SECOND_NS = 1_000_000_000
+
+
+def status(name: str, **changes: object) -> CollectorStatus:
+    connection = ConnectionStatus(
+        state=ConnectionState.BACKING_OFF,
+        in_state_s=1.0,
+        products=19,
+        synced=18,
+        subscribed=19,
+        connects=2,
+        disconnects={1006: 1},
+        errors={},
+        last_error="gone",
+        last_frame_age_s=0.1,
+    )
+    at_ns = 1_000 * SECOND_NS
+    products = {
+        f"LONGNAME{i}-USD": ProductStatus(
+            synced=i > 0, recv_ns=at_ns - i * SECOND_NS if i else 0, updates=1_000_000
+        )
+        for i in range(19)
+    }
+    fields = {
+        "name": name,
+        "pid": 1,
+        "started_ns": 0,
+        "at_ns": at_ns,
+        "clock_ns": at_ns,
+        "connections": [connection],
+        "products": products,
+        "counts": {},
+        "gaps": {"disconnect": 1_234, "corrupt": 1},
+        "frames": 123_456_789,
+        "rows": 123_456_789,
+        "latency": Latency(p50_ms=12.3, p99_ms=1_234.5),
+        "waiting_items": 0,
+        "quarantine_left_out": 0,
+        "spool": SpoolStatus(
+            buffered_rows=999_999,
+            spool_bytes=7_900_000_000,
+            segments=1,
+            moved_parts=1,
+            moved_bytes=1,
+            refused=0,
+            last_error=None,
+            oldest_unmoved_s=0.0,
+        ),
+        "overflowing": False,
+        "problems": [],
+        "ended": False,
+    }
+    return CollectorStatus(**fields | changes)  # type: ignore[arg-type]
+
+
+STATUSES: Statuses = {
+    "collector-0": status("collector-0"),
+    "collector-10": status("collector-10", overflowing=True),
+    "collector-2": "restarting",
+}
+
+
+def test_the_table_is_readable_in_80_columns() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table(STATUSES, {"collector-0": 33_000.0}, 3_600.0, "s3://bucket/prefix"))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in shown
+    assert all(len(row) <= 80 for row in shown.splitlines())
+    for word in (
+        "backing off",
+        "18/19",
+        "33,000",
+        "12/1234",
+        "1235",
+        "123.5 M",
+        "7.9 GB",
+        "no room",
+    ):
+        assert word in shown, word
+    assert "disconnect 2,468, corrupt 2" in shown and "restarting" in shown
+    assert "LONGNAME0-USD never" in shown and "LONGNAME18-USD 18 s" in shown
+
+
+def test_without_a_terminal_there_is_a_line() -> None:
+    said = line(STATUSES, {"collector-0": 33_000.0, "collector-10": 1.0}, 61.0)
+    assert said.startswith("0:01:01 36/38 books, 33,001 updates/s, p99 1234 ms, gaps: disconnect")
+    assert said.endswith("collector-2 restarting") and "\n" not in said
+
+
+Quaver = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def quaver() -> Iterator[Quaver]:
+    """Return a function that starts the command line; what is left of it is ended."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from cluster.cli import main; main()", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
+            start_new_session=True,  # With a process group of its own, as a shell gives it.
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True)
+            for member in [process, *family]:
+                member.kill()
+        process.communicate(timeout=LIMIT_S)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--data"),
+        (["--data", "nowhere://x"], "folder or s3://bucket/prefix"),
+        (["--data", "OUT", "--feed", "http://x"], "ws://host:port"),
+        (["--data", "OUT", "--feed", "simulated"], "--feed"),
+        (["--data", "OUT", "--products", "BTC-USD,NO-USD"], "NO-USD"),
+        (["--data", "OUT", "--products", ","], "$.products"),
+        (["--data", "OUT", "--wire-format", "csv"], "coinbase-exchange"),
+        (["--data", "OUT", "--set", "fleet.products_per_connection=26"], "products_per_connection"),
+        (["--data", "OUT", "--set", "rest_url=nowhere"], "rest_url"),
+        (["--stop"], "ray_address"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_1(
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    given = [str(tmp_path) if a == "OUT" else a for a in arguments]
+    monkeypatch.setattr(sys, "argv", ["quaver", "record", *given])
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setenv("COLUMNS", "160")
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    shown = capsys.readouterr()
+    assert caught.value.code == 1
+    assert said in shown.err and "Traceback" not in shown.err + shown.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def recording(root: Path, url: str, *more: str) -> list[str]:
+    return [
+        *("record", "--data", str(root), "--feed", url, "--products", ",".join(IDS)),
+        *("--set", "fleet.products_per_connection=2", *more),
+    ]
+
+
+def rows_recorded(root: Path) -> dict[str, int]:
+    store = Store(str(root))
+    found: dict[str, int] = {}
+    for product_id, day in partitions(store):
+        manifest = read_manifest(store, product_id, day)
+        assert manifest is not None
+        assert all(session.parts for session in manifest.sessions)
+        rows = read_partition(store, manifest)
+        assert rows["kind"][-1] == Kind.END  # It was stopped, it did not break off.
+        found[product_id] = len(rows)
+    return found
+
+
+def on_disk(root: Path) -> int:
+    """How many bytes the spool has, wherever they are."""
+    return sum(path.stat().st_size for path in root.rglob("*.seg"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ctrl_c_stops_with_everything_written_however_often_it_comes(
+    quaver: Quaver, tmp_path: Path
+) -> None:
+    with market(IDS, speed=5.0) as url:
+        process = quaver(*recording(tmp_path, url))
+        wait_for(lambda: on_disk(tmp_path) > 10_000)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout
+        said = [process.stdout.readline() for _ in range(2)]
+        while "stopping" not in said[-1]:
+            said.append(process.stdout.readline())
+        os.killpg(process.pid, signal.SIGINT)
+        rest, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, rest
+    assert "built-in table" in said[0]
+    assert "of 3 products" in rest and "gaps: none" in rest
+    assert set(rows_recorded(tmp_path)) == set(IDS)
+    assert on_disk(tmp_path) == 0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_fleet_outlives_its_driver_is_found_again_and_stopped(
+    ray_local: None, quaver: Quaver, tmp_path: Path
+) -> None:
+    where = ("--set", f"ray_address={ray.get_runtime_context().gcs_address}")
+    try:
+        with market(IDS, speed=5.0) as url:
+            first = quaver(*recording(tmp_path, url, *where))
+            wait_for(lambda: len(fleet.running()) == 2 and on_disk(tmp_path) > 5_000)
+            first.kill()
+            second = quaver(*recording(tmp_path, url, *where))
+            assert second.stdout
+            while "runs already" not in (said := second.stdout.readline()):
+                assert said
+            while "books" not in second.stdout.readline():
+                pass
+            os.killpg(second.pid, signal.SIGINT)
+            rest, _ = second.communicate(timeout=LIMIT_S)
+            assert second.returncode == 0 and "goes on" in rest
+            assert len(fleet.running()) == 2
+            third = quaver("record", "--stop", *where)
+            rest, _ = third.communicate(timeout=LIMIT_S)
+            assert third.returncode == 0 and "of 3 products" in rest
+            assert fleet.running() == {}
+    finally:
+        fleet.stop(fleet.running())
+    assert set(rows_recorded(tmp_path)) == set(IDS)
+    assert on_disk(tmp_path) == 0
