@@ -282,6 +282,64 @@ def serve(
     run_serve(load_config(config, overrides), Store(data), name, record, _console)
 
 
+@app.command()
+def exchange(
+    products: Annotated[
+        str | None, typer.Option("--products", help="ids, comma-separated; default: all 55")
+    ] = None,
+    speed: Annotated[
+        str, typer.Option("--speed", help="event seconds per second, or `max`: as clients read")
+    ] = "1",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="same seed, same market")] = 1,
+    activity: Annotated[
+        float, typer.Option("--activity", min=0.01, max=100, help="1: the venue's measured rate")
+    ] = 1.0,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="of the websocket")] = 0,
+    rest_port: Annotated[int, typer.Option("--rest-port", min=0, max=65535, help="of REST")] = 0,
+    duration: Annotated[
+        float | None, typer.Option("--duration", min=0.001, help="event seconds; default: endless")
+    ] = None,
+    faults: Annotated[
+        str | None, typer.Option("--faults", help="a schedule of faults", metavar="SEED:RATE")
+    ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option("--key-file", help="where clients find a key; without, nobody can trade"),
+    ] = None,
+    usd: Annotated[str, typer.Option("--usd", help="what the key's account holds")] = "100000",
+    tape: Annotated[
+        Path | None, typer.Option("--tape", help="folder for every frame as it should be sent")
+    ] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run a simulated exchange: market data, orders and faults, on a websocket and over REST.
+
+    Addresses are printed; ports are free ones unless given. RATE is in faults a minute of event
+    time; single ones: POST /sim/faults. The fees are those of the configuration.
+    """
+    from cluster.config import load_config
+    from cluster.exchange import ExchangeOptions, run_exchange
+    from market.products import UNIVERSE
+
+    ids = tuple(products.split(",")) if products else tuple(one.id for one in UNIVERSE)
+    options = ExchangeOptions(
+        products=ids,
+        speed=speed,
+        seed=seed,
+        activity=activity,
+        port=port,
+        rest_port=rest_port,
+        duration_s=duration,
+        faults=faults,
+        key_path=key_file,
+        usd=usd,
+        tape=tape,
+        fees=load_config(config, set_ or []).fees,
+    )
+    run_exchange(options, _console)
+
+
 @app.command("show-config")
 def show_config(config: ConfigOption = None, set_: SetOption = None) -> None:
     """Print the configuration as TOML: every key with its value."""

@@ -93,6 +93,7 @@ class Engine:
         self._expiries: list[tuple[int, int, Order]] = []  # A heap; cancelled ones stay in it.
         self._rested = 0
         self._expired: list[Order] = []
+        self.owned: list[Fill] = []  # With an owner's order in them; whoever books them clears it.
 
     @property
     def best_bid(self) -> int:
@@ -202,7 +203,10 @@ class Engine:
         other.reduce_first(maker, lots)
         self._next_trade_id += 1
         self._trades.append(Trade(trade_id, price, lots, taker.side))
-        fills.append(Fill(trade_id, price, lots, taker.side, maker, taker))
+        fill = Fill(trade_id, price, lots, taker.side, maker, taker)
+        fills.append(fill)
+        if maker.owner is not None or taker.owner is not None:
+            self.owned.append(fill)
 
     def _rest(self, order: Order) -> None:
         (self._bids if order.side == BUY else self._asks).add(order)

@@ -26,16 +26,21 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
 
+from market.actions import Fees
 from market.errors import QuaverError
 from market.products import product
+from sim.accounts import AccountConfig, Accounts
+from sim.auth import Keyring, Unauthorized
 from sim.engine import Levels
 from sim.faults import REST_KINDS, Fault, FaultConfig, FaultKind, Schedule
 from sim.flow import FlowConfig, FlowMarket
 from sim.limits import Limiter
 from sim.market_feed import POLICY_VIOLATION, Client
 from sim.market_model import MarketConfig, SyntheticMarket
+from sim.orders import Broker, broker_of
 from sim.tape import Opened, Tape
-from sim.wire import SECOND_NS, TOO_MANY, Frame, Request, parse
+from sim.user_feed import order_events, snapshots
+from sim.wire import SECOND_NS, TOO_MANY, UNKNOWN_CHANNEL, Frame, Request, parse, shared_frame
 from sim.world import WARM_UP_STEPS, Market, World, step_of
 
 MAX_LEVEL2_PRODUCTS = 30
@@ -79,6 +84,10 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         str | None, msgspec.Meta(description="where true frames are kept: `memory` or a folder")
     ] = None
     faults: Annotated[FaultConfig | None, msgspec.Meta(description="schedule of faults")] = None
+    accounts: Annotated[
+        tuple[AccountConfig, ...], msgspec.Meta(description="customers; they need a FlowConfig")
+    ] = ()
+    fees: Fees = Fees()
 
 
 class Exchange:
@@ -92,6 +101,11 @@ class Exchange:
         self.rest_faults: list[Fault] = []  # That the next requests meet.
         self.clients: set[Client] = set()
         self.lock = asyncio.Lock()
+        self.keys = Keyring(tuple(key for account in config.accounts for key in account.keys))
+        self.broker: Broker | None = None
+        if config.accounts:
+            accounts = Accounts(config.accounts)
+            self.broker = broker_of(self.world.market, self.world.listings, accounts, config.fees)
         self._schedule = config.faults and Schedule(config.faults, config.start_ns)
         self._random = Random(f"{config.market.seed}:faults at the wire")
         self._connections, self._messages = (Limiter(config.per_address_per_s) for _ in range(2))
@@ -244,6 +258,16 @@ class Exchange:
             if await self._inject(fault):
                 self._schedule.taken()
         await self._publish(self.world.step(at_ns, self._is_wanted))
+        await self.book_orders()
+
+    async def book_orders(self) -> None:
+        """Book what the engines did with customers' orders, and tell them; under the lock."""
+        changed = self.broker.book_fills(self.now_ns) if self.broker else []
+        for client in tuple(self.clients) if changed else ():
+            mine = [one for one in changed if one.owner == client.owner]
+            if mine and "user" in client.subscriptions:
+                events = order_events("update", mine)
+                await client.publish(shared_frame("user", self.now_ns, events))
 
     async def _publish(self, frames: list[Frame]) -> None:
         for frame in frames:
@@ -331,6 +355,9 @@ class Exchange:
             await client.refuse(request)
             return
         channel = request.channel
+        if channel == "user" and not self._identified(client, request):
+            await client.refuse(UNKNOWN_CHANNEL)
+            return
         held = client.subscriptions.get(channel, [])
         if request.type == "unsubscribe":
             left = [id for id in held if request.product_ids and id not in request.product_ids]
@@ -345,6 +372,17 @@ class Exchange:
             await self._open(client, channel, fresh)
         await client.acknowledge(self.now_ns)
 
+    def _identified(self, client: Client, request: Request) -> bool:
+        """Whether a token opens the `user` channel; its list then holds the owner, as an id."""
+        request.product_ids = [str(client.owner)]
+        if request.type == "subscribe":
+            try:
+                client.owner = self.keys.check(request.jwt).owner
+            except Unauthorized:
+                return False
+            request.product_ids = [client.owner]
+        return True
+
     def _subscribe(self, client: Client, channel: str, ids: list[str]) -> None:
         if ids:
             client.subscriptions[channel] = ids
@@ -354,6 +392,11 @@ class Exchange:
 
     async def _open(self, client: Client, channel: str, ids: list[str]) -> None:
         """Send what a fresh subscription starts with; like the venue, it may precede the ack."""
+        if channel == "user" and self.broker is not None and ids:
+            broker = self.broker
+            mine = [o for o in broker.placed.values() if o.owner in ids and broker.is_open(o)]
+            for events in snapshots(mine):
+                await client.publish(shared_frame("user", self.now_ns, events, kind="snapshot"))
         for id in ids:
             if opening := self.world.opening(channel, id, self.now_ns):
                 await client.publish(opening)

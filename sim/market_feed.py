@@ -104,7 +104,7 @@ class Client:
     def cut(self, fault: Fault, ns: int) -> None:
         """Neither send nor hear anything any more, and leave the socket open."""
         self.half_open = True
-        self.socket.transport.pause_reading()  # type: ignore[attr-defined]
+        self.socket.transport.pause_reading()
         self.log(fault.kind, ns)
 
     async def pass_time(self, ns: int) -> None:

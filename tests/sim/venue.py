@@ -6,10 +6,16 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 
+import aiohttp
 from websockets.asyncio.client import ClientConnection, connect
 
-from market.products import product
+from market.events import BUY, SELL
+from market.products import Product, product
+from sim.accounts import AccountConfig
+from sim.auth import ApiKey, new_key, sign
+from sim.engine import Change, Engine, Levels, Order, Trade
 from sim.exchange import Exchange, ExchangeConfig
+from sim.rest import PREFIX, Rest
 
 IDS = ("BTC-USD", "XRP-USD")
 Frame = dict[str, Any]
@@ -94,3 +100,110 @@ async def all_frames(exchange: Exchange, socket: ClientConnection) -> list[Frame
     for channel in ("heartbeats", "market_trades", "level2"):
         await ask(socket, "subscribe", channel, *([] if channel == "heartbeats" else IDS))
     return await until_closed(socket)
+
+
+# Orders.
+
+KEY_NAME = "organizations/test/apiKeys/1"
+KEY, PRIVATE_PEM = new_key(KEY_NAME, "alice")
+ALICE = AccountConfig(
+    owner="alice", balances={"USD": Decimal(10_000), "BTC": Decimal(1)}, keys=(KEY,)
+)
+
+
+class StillMarket:
+    """A market in which nobody moves: BTC-USD with 1 BTC at each cent, bid 99.99, ask 100.01."""
+
+    tick_ns = 50_000_000
+
+    def __init__(self) -> None:
+        self.products: tuple[Product, ...] = (product("BTC-USD"),)
+        self.engines = [Engine()]
+        for number in range(1, 6):
+            for side, price in ((BUY, 10_000 - number), (SELL, 10_000 + number)):
+                order = Order(2 * number + (side == SELL), None, side, price, 10**8)
+                self.engines[0].submit(order, 0)
+        self._last_id = 100
+
+    def take(self, side: int, price: int, lots: int) -> None:
+        """Let the flow take what rests up to a price in ticks."""
+        self._last_id += 1
+        self.engines[0].submit(Order(self._last_id, None, side, price, lots, "IOC"), 0)
+
+    def advance(self, to_ns: int) -> None:
+        """Nothing happens by itself."""
+
+    def drain(self, index: int) -> tuple[list[Change], list[Trade]]:
+        return self.engines[index].drain()
+
+    def book(self, index: int) -> tuple[Levels, Levels]:
+        return self.engines[index].book()
+
+
+class Api:
+    """A customer of the REST interface."""
+
+    def __init__(self, rest: Rest, session: aiohttp.ClientSession) -> None:
+        self.rest, self.session = rest, session
+        self.name, self.pem = KEY_NAME, PRIVATE_PEM
+
+    async def call(self, method: str, path: str, body: Any = None, **query: Any) -> tuple[int, Any]:
+        """Return status and answer of a signed request; text if the answer is no JSON."""
+        host = self.rest.url.removeprefix("http://")
+        token = sign(self.name, self.pem, f"{method} {host}{PREFIX}{path}")
+        headers = {"Authorization": f"Bearer {token}"}
+        url = f"{self.rest.url}{PREFIX}{path}"
+        async with self.session.request(
+            method, url, headers=headers, json=body, params=query
+        ) as answer:
+            text = await answer.text()
+            return answer.status, json.loads(text) if text.startswith("{") else text
+
+    async def order(
+        self, side: str, configuration: Frame, id: str = "one", product_id: str = "BTC-USD"
+    ) -> Any:
+        """Place an order; return the answer."""
+        body = {
+            "client_order_id": id,
+            "product_id": product_id,
+            "side": side,
+            "order_configuration": configuration,
+        }
+        status, said = await self.call("POST", "/orders", body)
+        assert status == 200
+        return said
+
+
+def limit(price: str, size: str, kind: str = "limit_limit_gtc", **terms: Any) -> Frame:
+    return {kind: {"base_size": size, "limit_price": price, **terms}}
+
+
+def trade(
+    script: Callable[[Exchange, Api], Awaitable[None]],
+    market: Any = None,
+    accounts: tuple[AccountConfig, ...] = (ALICE,),
+    **changes: Any,
+) -> Exchange:
+    """Run a script as the customer of an exchange whose market is still."""
+    config = ExchangeConfig(
+        **{"products": ("BTC-USD",), "speed": None, "accounts": accounts, **changes}
+    )
+
+    async def main() -> Exchange:
+        async with (
+            asyncio.timeout(30),
+            Exchange(config, market or StillMarket()) as exchange,
+            Rest(exchange) as rest,
+            aiohttp.ClientSession() as session,
+        ):
+            await script(exchange, Api(rest, session))
+        return exchange
+
+    return asyncio.run(main())
+
+
+def owner_key(owner: str, **rights: bool) -> tuple[ApiKey, str]:
+    """Return a key of another customer, and its private half."""
+    key, pem = new_key(f"organizations/test/apiKeys/{owner}", owner)
+    fields = {name: getattr(key, name) for name in key.__struct_fields__}
+    return ApiKey(**fields | rights), pem

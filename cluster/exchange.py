@@ -1,0 +1,153 @@
+"""`quaver exchange`: the simulated exchange in a process of its own, until Ctrl-C."""
+
+import asyncio
+import json
+import time
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+from rich.console import Console
+from rich.live import Live
+
+from market.actions import Fees
+from market.errors import QuaverError
+from sim.accounts import AccountConfig
+from sim.auth import ApiKey, key_file, new_key
+from sim.exchange import Exchange, ExchangeConfig
+from sim.faults import parse_schedule
+from sim.flow import FlowConfig
+from sim.rest import PREFIX, Rest
+from sim.wire import timestamp_text
+
+# As the venue's documents have them; those of REST are from an older page.
+PER_ADDRESS_PER_S, PUBLIC_PER_S, PRIVATE_PER_S = 8, 10, 30
+_KEY_NAME = "organizations/simulated/apiKeys/customer"
+_OWNER = "customer"
+_REFRESH_S = 0.5
+
+
+class ExchangeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line asks for, as text where it has to be read first."""
+
+    products: tuple[str, ...]
+    speed: str
+    seed: int
+    activity: float
+    port: int
+    rest_port: int
+    duration_s: float | None
+    faults: str | None
+    key_path: Path | None
+    usd: str
+    tape: Path | None
+    fees: Fees
+
+
+def run_exchange(options: ExchangeOptions, console: Console) -> None:
+    """Run until the duration is over or Ctrl-C; QuaverError for what cannot be run."""
+    config = _config(options)
+    asyncio.run(_run(config, options, console))
+
+
+def parse_speed(text: str) -> float | None:
+    """Return event seconds per second, None for `max`; QuaverError if it is neither."""
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed <= 1e6:
+        raise QuaverError(f"--speed {text!r}: write a positive number, or `max`")
+    return speed
+
+
+def load_key(path: Path) -> ApiKey:
+    """Return the key that clients find in a file; it is written if there is none.
+
+    QuaverError if the file holds something else: a real key is never replaced.
+    """
+    if not path.exists():
+        key, pem = new_key(_KEY_NAME, _OWNER)
+        try:
+            path.touch(mode=0o600)
+            path.write_text(key_file(_KEY_NAME, pem))
+        except OSError as e:
+            raise QuaverError(f"cannot write the key to {path}: {e.strerror}") from None
+        return key
+    try:
+        said = json.loads(path.read_text())
+        name, private = said["name"], load_pem_private_key(said["privateKey"].encode(), None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise QuaverError(f"{path} holds no key; name a file that does not exist yet") from None
+    if name != _KEY_NAME:
+        raise QuaverError(f"{path} holds a key of another venue; name a file of its own")
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return ApiKey(name=name, public_pem=public.decode(), owner=_OWNER)
+
+
+def _config(options: ExchangeOptions) -> ExchangeConfig:
+    speed = parse_speed(options.speed)
+    faults = parse_schedule(options.faults) if options.faults else None
+    accounts: tuple[AccountConfig, ...] = ()
+    if options.key_path is not None:
+        balances = {"USD": _amount(options.usd)}
+        keys = (load_key(options.key_path),)
+        accounts = (AccountConfig(owner=_OWNER, balances=balances, keys=keys),)
+    return ExchangeConfig(
+        products=options.products,
+        market=FlowConfig(seed=options.seed, activity=options.activity),
+        start_ns=time.time_ns(),
+        duration_s=options.duration_s,
+        speed=speed,
+        port=options.port,
+        per_address_per_s=PER_ADDRESS_PER_S,
+        tape=None if options.tape is None else str(options.tape),
+        faults=faults,
+        accounts=accounts,
+        fees=options.fees,
+    )
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        amount = Decimal(text)
+    except ArithmeticError:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0:
+        raise QuaverError(f"--usd {text!r} is no amount of money")
+    return amount
+
+
+async def _run(config: ExchangeConfig, options: ExchangeOptions, console: Console) -> None:
+    console.print(f"preparing {len(config.products)} books", highlight=False)
+    exchange = Exchange(config)
+    rest = Rest(exchange, options.rest_port, public_per_s=PUBLIC_PER_S, private_per_s=PRIVATE_PER_S)
+    async with exchange, rest:
+        console.print(f"websocket: {exchange.url}", highlight=False)
+        console.print(f"REST: {rest.url}{PREFIX}", highlight=False)
+        if options.key_path is not None:
+            console.print(f"key: {options.key_path}", highlight=False, soft_wrap=True)
+        over = asyncio.ensure_future(exchange.finished())
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            frames = 0
+            while not (await asyncio.wait([over], timeout=_REFRESH_S))[0]:
+                sent = sum(client.sequence_num for client in exchange.clients)
+                live.update(_line(exchange, max(0, sent - frames) / _REFRESH_S), refresh=True)
+                frames = sent
+                exchange.tape.flush()
+        over.result()
+
+
+def _line(exchange: Exchange, frames_per_s: float) -> str:
+    orders = f", {len(exchange.broker.placed)} orders" if exchange.broker else ""
+    return (
+        f"{timestamp_text(exchange.now_ns)[:19]}  {len(exchange.clients)} connections, "
+        f"{frames_per_s:,.0f} frames/s{orders}, {len(exchange.tape.faults)} faults  (Ctrl-C stops)"
+    )
