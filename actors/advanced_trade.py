@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from actors.frames import (
     UNREADABLE,
     CorruptFrame,
-    Decoder,
     Frame,
     Row,
     attempt,
@@ -73,15 +72,22 @@ _books = msgspec.json.Decoder(list[_Book])
 _trades = msgspec.json.Decoder(list[_Trades])
 
 
-def decoder(products: dict[str, Product]) -> Decoder:
+def decoder(products: dict[str, Product]) -> "_Decoder":
     """Return the decoder for these products: the scanner where it can, `decode` for all else."""
-    scanner = Scanner(products)
+    return _Decoder(products)
 
-    def decode_all(batch: Sequence[bytes]) -> list[Frame | CorruptFrame]:
-        scanned = zip(batch, scanner(batch), strict=True)
-        return [frame or attempt(decode, data, products) for data, frame in scanned]
 
-    return decode_all
+class _Decoder:
+    """As `actors.frames.Decoder`, with its scanner for who reads many frames at once."""
+
+    def __init__(self, products: dict[str, Product]) -> None:
+        self.scanner = Scanner(products)
+        self._products = products
+
+    def __call__(self, batch: Sequence[bytes]) -> list[Frame | CorruptFrame]:
+        """Decode frames; in the place of one that breaks its format, why."""
+        scanned = zip(batch, self.scanner(batch), strict=True)
+        return [frame or attempt(decode, data, self._products) for data, frame in scanned]
 
 
 def decode(data: bytes, products: dict[str, Product]) -> Frame:

@@ -8,6 +8,7 @@ would leave out as many of its items as were read before, though they are others
 """
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.collector import STOP_PATIENCE_S, Closed, Collector, CollectorSpec
 from actors.metrics import Metrics
@@ -24,6 +26,7 @@ from market.errors import QuaverError
 NAMESPACE = "quaver"
 _PREFIX = "collector-"
 _METRICS_S = 1.0
+_AGAIN_S = 5.0  # A collector that could not begin dies after this long, to be started anew.
 _ANSWER_S = 60.0  # For a collector that starts, or starts anew on another node.
 _STREAM_AHEAD = 16  # Items a collector may be ahead of its consumer.
 _REOPEN_S = 0.5
@@ -35,14 +38,36 @@ class _Hosted(Collector):
     """A collector that works from its constructor on: Ray runs it in the actor's event loop."""
 
     def __init__(self, spec: CollectorSpec) -> None:
-        super().__init__(spec)
+        self._failed: QuaverError | None = None
+        try:
+            super().__init__(spec)
+        except QuaverError as e:
+            # Ray gives up an actor whose constructor raises, and starts one anew that dies.
+            self._failed = e
+            asyncio.get_running_loop().call_later(_AGAIN_S, os._exit, 1)
+            return
         self._metrics = Metrics(spec.name)
         self.start()
         self._publishing = asyncio.create_task(self._publish())
 
     async def told(self) -> CollectorSpec:
-        """Return what this collector was told to do."""
+        """Return what this collector was told to do; QuaverError if it cannot do that."""
+        self._check()
         return self.spec
+
+    async def status(self) -> CollectorStatus:
+        """Return what can be known of it; QuaverError if it could not begin."""
+        self._check()
+        return await super().status()
+
+    async def stop(self) -> None:
+        """Stop as every collector does; QuaverError if it could not begin."""
+        self._check()
+        await super().stop()
+
+    def _check(self) -> None:
+        if self._failed:
+            raise self._failed
 
     async def _publish(self) -> None:
         while True:
@@ -68,12 +93,13 @@ def name_of(place: int) -> str:
 def start(specs: Sequence[CollectorSpec]) -> Fleet:
     """Start these collectors, or find them where they run already.
 
-    QuaverError if those that run do something else; then nothing is started.
+    QuaverError if those that run do something else, or one cannot begin; then nothing is started.
     """
     found = running()
     wanted = {spec.name: spec for spec in specs}
     if found:
         _check_same(wanted, _told(found))
+    nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
     actors = {
         name: CollectorActor.options(
             name=name,
@@ -81,12 +107,18 @@ def start(specs: Sequence[CollectorSpec]) -> Fleet:
             get_if_exists=True,
             lifetime="detached",
             max_restarts=-1,
-            scheduling_strategy="SPREAD",
+            scheduling_strategy=_on(nodes[place % len(nodes)]),
         ).remote(spec)
-        for name, spec in wanted.items()
+        for place, (name, spec) in enumerate(wanted.items())
     }
-    _check_same(wanted, _told(actors))  # Another driver may have come between.
-    return Fleet(actors, tuple(name for name in wanted if name not in found))
+    ours = tuple(name for name in wanted if name not in found)
+    try:
+        _check_same(wanted, _told(actors))  # Another driver may have come between.
+    except BaseException:
+        for name in ours:
+            ray.kill(actors[name], no_restart=True)
+        raise
+    return Fleet(actors, ours)
 
 
 def running() -> dict[str, Any]:
@@ -109,6 +141,8 @@ def statuses(actors: dict[str, Any], timeout_s: float) -> dict[str, CollectorSta
             told[name] = ray.get(ref) if ref in ready else "no answer"
         except RayActorError:
             told[name] = "restarting"
+        except RayError as e:
+            told[name] = _short(getattr(e, "cause", None) or e)
     return told
 
 
@@ -128,7 +162,7 @@ def stop(
         except GetTimeoutError:
             last[name] = f"did not stop within {patience_s:.0f} s"
         except RayError as e:
-            last[name] = str(getattr(e, "cause", None) or e).splitlines()[0]
+            last[name] = _short(getattr(e, "cause", None) or e)
     last = statuses(actors, _STATUS_S) | last
     for actor in actors.values():
         ray.kill(actor, no_restart=True)
@@ -175,6 +209,15 @@ async def _read(name: str, actor: Any, merged: "asyncio.Queue[Closed | None]") -
                 await asyncio.sleep(_REOPEN_S)
     finally:
         await merged.put(None)
+
+
+def _on(node_id: str) -> NodeAffinitySchedulingStrategy:
+    """Place an actor on a node, or on any other once that one is gone.
+
+    Where nodes have only just joined, Ray may not know all of them yet and take another all the
+    same; the same holds for its own "SPREAD".
+    """
+    return NodeAffinitySchedulingStrategy(node_id, soft=True)
 
 
 def _told(actors: dict[str, Any]) -> dict[str, CollectorSpec]:

@@ -66,8 +66,9 @@ class Pace:
     def _take(self, grants: int) -> float:
         now = time.monotonic()
         given = array.array("d")
-        with contextlib.suppress(FileNotFoundError, ValueError):  # ValueError: no whole numbers.
-            given.frombytes(self._path.read_bytes())
+        with contextlib.suppress(FileNotFoundError):
+            data = self._path.read_bytes()
+            given.frombytes(data[: len(data) // given.itemsize * given.itemsize])
         # A time ahead of now is of the clock before a restart: it binds nobody.
         recent = sorted(at for at in given if now - _WINDOW_S < at <= now)
         if (over := len(recent) + grants - self._per_s) > 0:

@@ -7,17 +7,22 @@ clock, drops duplicates and corrupt frames, and says with marks when a book is n
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from actors.frames import CorruptFrame, Frame, WireFormat
+from actors.runs import Words, by_product, joined, run_length, words
+from actors.scanner import Scanned, Scanner, unscanned
 from market.events import EVENT, Kind, Reason, mark
 from market.products import Product
 from market.windows import BEAT_NS
 
 Events = list[tuple[str, NDArray[np.void]]]  # (product id, EVENT[n]) in order of arrival.
 
-MAX_JUMP_NS = 86_400 * 1_000_000_000  # A clock that leaps a day ahead is a corrupt frame.
+_DAY_NS = 86_400 * 1_000_000_000
+MAX_JUMP_NS = _DAY_NS  # A clock that leaps a day ahead is a corrupt frame.
+_LONGEST_DISCONNECT = 100
 _LOSSES = ("duplicates", "corrupt", "gaps", "missing frames", "disconnects")
 _CORRUPT = "corrupt: "
 _KEPT_CORRUPT = 1_000
@@ -30,11 +35,13 @@ class Reader:
     def __init__(self, decoder: WireFormat, products: dict[str, Product]) -> None:
         self._decode = decoder(products)
         self._products = products
+        self._listed = list(products)
         self._sequence: int | None = None
         self._clock_ns: int | None = None
         self._reconnected = False  # No frame of the new connection has had a time yet.
         self._pending: dict[str, tuple[NDArray[np.void], int]] = {}  # Snapshots waiting for a time.
-        self._tapes = {product_id: _Tape() for product_id in products}
+        self._tapes = {product_id: Tape() for product_id in products}
+        self.read = 0  # Lines of a capture, but for empty ones.
         self.counts: Counter[str] = Counter()
         self.corrupt: list[tuple[int, str, bytes]] = []  # (recv_ns, reason, frame), the first 1000.
 
@@ -54,6 +61,75 @@ class Reader:
             else:
                 self._on_frame(decoded, data, recv_ns, out)
             yield out
+
+    def lines(self, data: bytes, recv_ns: int) -> Iterator[Events]:
+        """Read a capture's lines, which end with a line feed each, as `frame` would one by one.
+
+        A line {"type":"disconnect"} says that the connection was lost, an empty one nothing.
+        Yields the events of many frames at once: each product's in one array, in their order, but
+        the order between products is not kept. A frame that begins a day, or the recording, stands
+        alone: with it partitions begin, which hold the counts of that moment.
+        """
+        scanned = self._scanned(data)
+        pieces: dict[str, list[Words]] = {}
+        line = row = 0
+        while line < len(scanned.ends):
+            taken = self._follow(scanned, line, row, recv_ns, pieces)
+            if not taken:
+                start = int(scanned.ends[line - 1]) + 1 if line else 0
+                yield from self._one(data[start : scanned.ends[line]], recv_ns, pieces)
+            row += int(scanned.heads[line : line + max(taken, 1), 0].sum())
+            line += max(taken, 1)
+        yield _emptied(pieces)
+
+    def _scanned(self, data: bytes) -> Scanned:
+        scanner = getattr(self._decode, "scanner", None)
+        if isinstance(scanner, Scanner):
+            return scanner.lines(data)
+        return unscanned(data)
+
+    def _follow(
+        self,
+        scanned: Scanned,
+        line: int,
+        row: int,
+        recv_ns: int,
+        pieces: dict[str, list[Words]],
+    ) -> int:
+        """Read the run of plain frames that begins at a line; return how many they are."""
+        if self._sequence is None or self._clock_ns is None:
+            return 0
+        if self._pending or self._reconnected:
+            return 0
+        taken = run_length(scanned.heads, line, self._sequence, self._clock_ns)
+        if not taken:
+            return 0
+        heads, rows = scanned.heads[line : line + taken], words(scanned.rows[row:])
+        found, self._clock_ns = by_product(heads, rows, self._clock_ns, recv_ns, len(self._listed))
+        for index, part in found:
+            pieces.setdefault(self._listed[index], []).append(part)
+        self._sequence += taken
+        self.counts["l2_data"] += taken
+        self.read += taken
+        return taken
+
+    def _one(self, line: bytes, recv_ns: int, pieces: dict[str, list[Words]]) -> Iterator[Events]:
+        """Read one line by itself; yield what came before it, if it begins a day, and it."""
+        frame = line.strip()
+        if not frame:
+            return
+        self.read += 1
+        before_ns = self._clock_ns
+        lost = _is_disconnect(frame)
+        events = self.disconnected(recv_ns) if lost else self.frame(frame, recv_ns)
+        if self._clock_ns == before_ns or (
+            before_ns is not None and before_ns // _DAY_NS == (self._clock_ns or 0) // _DAY_NS
+        ):
+            for product_id, rows in events:
+                pieces.setdefault(product_id, []).append(words(rows))
+        else:
+            yield _emptied(pieces)
+            yield events
 
     def disconnected(self, recv_ns: int) -> Events:
         """Note that the connection was lost; the next frame is the first of a new one."""
@@ -179,7 +255,22 @@ class Reader:
             rows["recv_ns"] = recv_ns
 
 
-class _Tape:
+def _is_disconnect(line: bytes) -> bool:
+    if len(line) > _LONGEST_DISCONNECT or b'"disconnect"' not in line:
+        return False
+    try:
+        return bool(msgspec.json.decode(line) == {"type": "disconnect"})
+    except msgspec.DecodeError:
+        return False
+
+
+def _emptied(pieces: dict[str, list[Words]]) -> Events:
+    events = [(product_id, joined(parts)) for product_id, parts in pieces.items()]
+    pieces.clear()
+    return events
+
+
+class Tape:
     """Trades of one product: duplicates dropped, holes in trade_id counted."""
 
     def __init__(self) -> None:
@@ -189,6 +280,17 @@ class _Tape:
         self._newest = 0
         self.duplicates = 0
         self.holes = 0
+
+    def rising(self, ids: NDArray[np.int64]) -> bool:
+        """Take ids that are new and in order, as `new` would; False, and none, if they are not."""
+        if not len(ids) or ids[0] <= self._newest or not (np.diff(ids) > 0).all():
+            return False
+        first, last = int(ids[0]), int(ids[-1])
+        self.holes += last - (self._newest or first - 1) - len(ids)
+        self._oldest, self._newest = self._oldest or first, last
+        self._seen.update(dict.fromkeys(ids.tolist()))
+        self._forget()
+        return True
 
     def new(self, rows: NDArray[np.void]) -> NDArray[np.void]:
         """Return the trades of a batch (EVENT[n]) not seen before, in order of their id."""
@@ -207,11 +309,14 @@ class _Tape:
             self._newest = max(self._newest, trade_id)
             self._seen[trade_id] = None
             kept.append(row)
-        while len(self._seen) > _REMEMBERED_TRADES:
-            oldest = next(iter(self._seen))
-            del self._seen[oldest]
-            self._forgotten = max(self._forgotten, oldest)
+        self._forget()
         new = rows[kept]
         new["last"] = 0
         new["last"][-1:] = 1
         return new
+
+    def _forget(self) -> None:
+        while len(self._seen) > _REMEMBERED_TRADES:
+            oldest = next(iter(self._seen))
+            del self._seen[oldest]
+            self._forgotten = max(self._forgotten, oldest)

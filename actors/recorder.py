@@ -6,6 +6,7 @@ and no beat is lost at the border. Where the rows then go is up to a sink: `Part
 spool for what is received live.
 """
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
@@ -22,8 +23,8 @@ from market.windows import WindowBuilder
 
 PART_ROWS = 200_000
 PART_NS = 15 * 60 * 1_000_000_000  # Of event time, so that the same frames make the same parts.
-_WAITING_ROWS = 1_000_000  # Of all products together, before all of them are written.
-_WRITES = 4  # Waiting for the thread; then the import waits.
+# Of all products together, before all of them are written; and once more, being written.
+_WAITING_ROWS = 4_000_000
 
 Counts = dict[str, int]
 
@@ -121,7 +122,8 @@ class Parts:
         self._held_rows = 0
         self._failed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="parts")
-        self._writes: list[Future[None]] = []
+        self._writes: deque[tuple[Future[None], int]] = deque()  # With their rows.
+        self._queued_rows = 0
 
     def put(
         self,
@@ -132,7 +134,7 @@ class Parts:
         counts: Counts | None,
     ) -> None:
         """Take rows; QuaverError, possibly of an earlier write, if the root does not take them."""
-        self._raise_failed(_WRITES)
+        self._raise_failed(_WAITING_ROWS)
         held = self._held.get(product.id)
         if held is None or (held.day, held.session_ns) != (day, session_ns):
             if held:
@@ -173,7 +175,8 @@ class Parts:
             counts=held.counts,
         )
         held.rows, held.count, held.number = [], 0, held.number + 1
-        self._writes.append(self._thread.submit(self._commit, piece))
+        self._writes.append((self._thread.submit(self._commit, piece), len(rows)))
+        self._queued_rows += len(rows)
 
     def _commit(self, piece: Piece) -> None:
         # Nothing follows a part that could not be written: without it the rest is of no use.
@@ -182,9 +185,12 @@ class Parts:
             commit(self._store, piece)
             self._failed = False
 
-    def _raise_failed(self, waiting: int) -> None:
-        while self._writes and (len(self._writes) > waiting or self._writes[0].done()):
-            self._writes.pop(0).result()
+    def _raise_failed(self, waiting_rows: int) -> None:
+        """Raise what made a write fail; wait until at most so many rows are being written."""
+        while self._writes and (self._queued_rows > waiting_rows or self._writes[0][0].done()):
+            write, rows = self._writes.popleft()
+            self._queued_rows -= rows
+            write.result()
 
 
 class _Held:

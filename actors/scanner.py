@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from market.jit import compiled
 from market.products import MAX_UNITS, Product
 
 _MOST_DIGITS = 18  # As many as fit an int64 whatever they are.
-_PLACES = {Decimal((0, (1,), -n)): n for n in range(_MOST_DIGITS)}  # By increment, as 0.01: 2.
+PLACES = {Decimal((0, (1,), -n)): n for n in range(_MOST_DIGITS)}  # By increment, as 0.01: 2.
 _PLAIN_ID = re.compile("[A-Za-z0-9._-]{1,32}")
 _TABLE = np.dtype(
     [("id", "u1", (32,)), ("length", "i8"), ("price_places", "i8"), ("size_places", "i8")],
@@ -54,10 +55,19 @@ _END = _bytes_of('"}]}]}')
 _SHORTEST_LEVEL = len(_BID) + len(_PRICE) + 1 + len(_SIZE) + 1 + len(_NEXT)
 
 _ZERO, _POINT, _DASH, _COLON, _T, _Z, _QUOTE = (ord(c) for c in '0.-:TZ"')
+_LINE_FEED, _RETURN = ord("\n"), ord("\r")
 _CHANGE_KIND, _SNAPSHOT_KIND = int(Kind.CHANGE), int(Kind.SNAPSHOT)
 _SECOND_NS = 1_000_000_000
 _FIRST_YEAR, _LAST_YEAR = 1970, 2115  # All their times are below MAX_NS.
 _DAYS_BEFORE = np.array([0, 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365])  # Month.
+
+
+class Scanned(NamedTuple):
+    """What `Scanner.lines` found, valid until it is called again."""
+
+    ends: NDArray[np.int64]  # Where each line ends, in bytes.
+    heads: NDArray[np.int64]  # [lines, 4]: rows (0 if not of the shape), product, sequence, ns.
+    rows: NDArray[np.void]  # EVENT[n] of all lines of the shape, one after the other.
 
 
 class Scanner:
@@ -67,20 +77,19 @@ class Scanner:
     """
 
     def __init__(self, products: dict[str, Product]) -> None:
-        listed = [(p.id, _entry(name, p)) for name, p in products.items() if _is_plain(name, p)]
-        self._ids = [product_id for product_id, _ in listed]
-        self._table = np.array([entry for _, entry in listed], _TABLE)
+        self._ids = [p.id for p in products.values()]
+        self._table = np.array([_entry(name, p) for name, p in products.items()], _TABLE)
         self._scratch = bytearray()
+        self._rows = np.zeros(0, EVENT)  # Those of `lines`.
 
     def __call__(self, batch: Sequence[bytes]) -> list[Frame | None]:
         """Return what each frame says, None for those that the general parser must read."""
-        data = b"".join(batch)
         ends = np.fromiter(accumulate(map(len, batch)), np.int64, len(batch))
-        room = (len(data) // _SHORTEST_LEVEL + 1) * EVENT.itemsize
+        data = b"".join(batch)
+        room = _most_rows(data) * EVENT.itemsize
         if room > len(self._scratch):
             self._scratch = bytearray(room)
-        heads = np.empty((len(batch), 4), np.int64)
-        used = _scan(data, ends, self._table, np.frombuffer(self._scratch, EVENT), heads)
+        heads, used = self._scan(data, ends, 0, np.frombuffer(self._scratch, EVENT))
         # Rows are kept for long, so a batch's get memory of just their size: a slice of a bytearray
         # is a copy, and numpy's own would go field by field.
         rows = np.frombuffer(self._scratch[: used * EVENT.itemsize], EVENT)
@@ -95,14 +104,40 @@ class Scanner:
             found.append(Frame("l2_data", sequence, ns, ((self._ids[index], levels),)))
         return found
 
+    def lines(self, data: bytes) -> Scanned:
+        """Return what the frames of these lines say; each line ends with a line feed."""
+        ends = np.flatnonzero(np.frombuffer(data, np.uint8) == _LINE_FEED)
+        if len(self._rows) < _most_rows(data):
+            self._rows = np.zeros(_most_rows(data), EVENT)
+        heads, used = self._scan(data, ends, 1, self._rows)
+        return Scanned(ends, heads, self._rows[:used])
+
+    def _scan(
+        self, data: bytes, ends: NDArray[np.int64], between: int, rows: NDArray[np.void]
+    ) -> tuple[NDArray[np.int64], int]:
+        heads = np.empty((len(ends), 4), np.int64)
+        return heads, _scan(data, ends, between, self._table, rows, heads)
+
+
+def _most_rows(data: bytes) -> int:
+    return len(data) // _SHORTEST_LEVEL + 1
+
+
+def unscanned(data: bytes) -> Scanned:
+    """Return lines of which nothing is known but where they end."""
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == _LINE_FEED)
+    return Scanned(ends, np.zeros((len(ends), 4), np.int64), np.zeros(0, EVENT))
+
 
 def _is_plain(name: str, product: Product) -> bool:
     increments = (product.quote_increment, product.base_increment)
-    return bool(_PLAIN_ID.fullmatch(name)) and all(i in _PLACES for i in increments)
+    return bool(_PLAIN_ID.fullmatch(name)) and all(i in PLACES for i in increments)
 
 
 def _entry(name: str, product: Product) -> tuple[list[int], int, int, int]:
-    places = _PLACES[product.quote_increment], _PLACES[product.base_increment]
+    if not _is_plain(name, product):
+        return [0] * 32, -1, 0, 0  # No id has this length.
+    places = PLACES[product.quote_increment], PLACES[product.base_increment]
     return (list(name.encode().ljust(32, b"\0")), len(name), *places)
 
 
@@ -110,19 +145,24 @@ def _entry(name: str, product: Product) -> tuple[list[int], int, int, int]:
 def _scan(
     data: bytes,
     ends: NDArray[np.int64],
+    between: int,
     table: NDArray[np.void],
     rows: NDArray[np.void],
     heads: NDArray[np.int64],
 ) -> int:
     """Read the frames of `data`, which end at `ends`, into `rows`; return how many were used.
 
+    Between two frames are so many bytes, and a carriage return before them is none of a frame's.
     `heads` gets per frame: its rows (0 if it is not of the shape), product, sequence, ns.
     """
     start = used = 0
     for i in range(len(ends)):
-        heads[i, 0] = _frame(data[start : ends[i]], table, rows[used:], heads[i])
+        end = ends[i]
+        if between and end > start and data[end - 1] == _RETURN:
+            end -= 1
+        heads[i, 0] = _frame(data[start:end], table, rows[used:], heads[i])
         used += heads[i, 0]
-        start = ends[i]
+        start = ends[i] + between
     return used
 
 
@@ -131,7 +171,7 @@ def _frame(
     data: bytes, table: NDArray[np.void], rows: NDArray[np.void], head: NDArray[np.int64]
 ) -> int:
     ns, at = _time(data, _after(data, 0, _CHANNEL))
-    sequence, at = _integer(data, _after(data, at, _SEQUENCE))
+    sequence, at = integer(data, _after(data, at, _SEQUENCE))
     at = _after(data, at, _EVENTS)
     kind, after = _CHANGE_KIND, _after(data, at, _UPDATE)
     if after < 0:
@@ -154,8 +194,8 @@ def _levels(
         if after < 0:
             side, after = ASK, _after(data, at, _OFFER)
         at = _after(data, _after_plain(data, after), _PRICE)
-        price, at = _units(data, at, product.price_places)
-        size, at = _units(data, _after(data, at, _SIZE), product.size_places)
+        price, at = units(data, at, product.price_places)
+        size, at = units(data, _after(data, at, _SIZE), product.size_places)
         if at < 0 or price == 0:
             return 0
         row = rows[count]
@@ -217,7 +257,7 @@ def _digits(data: bytes, at: int, value: int, most: int) -> tuple[int, int]:
 
 
 @compiled
-def _integer(data: bytes, at: int) -> tuple[int, int]:
+def integer(data: bytes, at: int) -> tuple[int, int]:
     """Read a JSON integer that is not negative."""
     value, after = _digits(data, at, 0, _MOST_DIGITS)
     leading_zero = after - at > 1 and _byte(data, at) == _ZERO
@@ -225,7 +265,7 @@ def _integer(data: bytes, at: int) -> tuple[int, int]:
 
 
 @compiled
-def _units(data: bytes, at: int, places: int) -> tuple[int, int]:
+def units(data: bytes, at: int, places: int) -> tuple[int, int]:
     """Read a decimal number in units of 10 ** -places."""
     units, after = _digits(data, at, 0, _MOST_DIGITS - places)
     if after == at:

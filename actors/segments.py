@@ -85,19 +85,18 @@ class SegmentFile:
         self.since_s = time.monotonic()
         self._file = path.open("r+b", buffering=0)
         self._size = size  # Of what is good and on disk.
-        self._torn = False
 
     def append(self, data: bytes, rows: int) -> None:
-        """Have a block on disk, whole; OSError if it is not, and what was written of it is void."""
-        if self._torn:  # Also after an fsync that failed: what it was to keep may be lost.
-            self._file.truncate(self._size)
-        self._torn = True
+        """Have a block on disk, whole; OSError if it is not: the same block is to be tried again.
+
+        It is written over what is there of it, also after an fsync that failed: what that was to
+        keep may be lost.
+        """
         self._file.seek(self._size)
         left = memoryview(data)
         while left:
             left = left[self._file.write(left) or 0 :]
         os.fsync(self._file.fileno())
-        self._torn = False
         self._size += len(data)
         self.rows += rows
 

@@ -1,28 +1,48 @@
 """Where files are kept: a local folder or `s3://bucket/prefix`, the same layout in both.
 
 Files are written whole or not at all: a local file is renamed into place once it is on disk, an S3
-object appears with its completed upload. Credentials come from the usual AWS environment.
+object is one put. Credentials and endpoint come from the usual AWS environment, which pyarrow (that
+reads and lists) and boto3 (that writes) understand alike.
 """
 
-import fcntl
 import hashlib
 import os
+import random
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from filelock import FileLock
 from pyarrow import ArrowException, fs
 
 from market.errors import QuaverError
+
+_LOCK_TIMEOUT_S, _LOCK_POLL_S = 60.0, 0.005
+_UPDATE_TRIES = 50
+_UPDATE_BACKOFF_S = 0.02  # Doubled with each try, at most _UPDATE_MAX_BACKOFF_S; full jitter.
+_UPDATE_MAX_BACKOFF_S = 1.0
+_S3_RETRIES = Config(retries={"mode": "standard", "max_attempts": 3})
+_URI_OPTIONS = {"region", "scheme", "endpoint_override"}
+_LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+_ABSENT = {"NoSuchKey", "404"}
 
 
 class Store:
     """A root under which paths like `raw/product=BTC-USD/day=2026-08-09/x` are read and written."""
 
     def __init__(self, root: str) -> None:
-        if "://" in root and not root.startswith("s3://"):
-            raise QuaverError(f"{root!r} is no data root; give a folder or s3://bucket/prefix")
         self.is_local = not root.startswith("s3://")
+        if not self.is_local:
+            _check_uri(root)
+        elif "://" in root:
+            raise QuaverError(f"{root!r} is no data root; give a folder or s3://bucket/prefix")
         self._local = Path(root).absolute()
         # Absolute, because the workers of a Ray that is shared run in a folder of their own.
         self.root = str(self._local) if self.is_local else root
@@ -31,9 +51,10 @@ class Store:
                 self._fs, self._base = fs.LocalFileSystem(), str(self._local)
             else:
                 self._fs, self._base = fs.FileSystem.from_uri(root)
+                self._s3 = _s3_client(root, self._fs.region)
             if not self._base:
                 raise ValueError("there is no bucket in it")
-        except (ArrowException, OSError, ValueError) as e:
+        except (ArrowException, BotoCoreError, OSError, ValueError) as e:
             raise QuaverError(
                 f"cannot use {root!r} as a data root: {e}; give a folder or s3://bucket/prefix"
             ) from None
@@ -56,8 +77,40 @@ class Store:
             if self.is_local:
                 self._write_local(self._local / path, data)
             else:
-                with self._fs.open_output_stream(self.full_path(path)) as out:
-                    out.write(data)
+                self._s3.put_object(**self._named_object(path), Body=bytes(data))
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Put `change(bytes of the file, None if there is none)` in the place of a small file.
+
+        Atomic among all who update it, threads, processes and machines. `change` may be called
+        several times, on S3 also on a file that has it already, where the answer was lost: it must
+        be idempotent. What it raises is raised, and nothing is written; nor where it changes
+        nothing. QuaverError as in `write`.
+        """
+        if self.is_local:
+            with self._locked(path):
+                with self._named("read", path):
+                    target = self._local / path
+                    before = target.read_bytes() if target.exists() else None
+                after = change(before)
+                if after != before:
+                    self.write(path, after)
+            return
+        for lost in range(_UPDATE_TRIES):
+            with self._named("update", path):
+                before, condition = self._read_tagged(path)
+            after = change(before)
+            if after == before:
+                return
+            with self._named("update", path):
+                if self._put_if(path, after, condition):
+                    return
+            backoff_s = min(_UPDATE_MAX_BACKOFF_S, _UPDATE_BACKOFF_S * 2 ** min(lost, 16))
+            time.sleep(random.uniform(0, backoff_s))
+        raise QuaverError(
+            f"cannot update {path} under {self.root}: others changed it {_UPDATE_TRIES} times "
+            "meanwhile; try again when fewer write there"
+        )
 
     def read(self, path: str) -> bytes:
         """Return a file's bytes; FileNotFoundError if there is none, QuaverError as all others."""
@@ -66,17 +119,6 @@ class Store:
             self._fs.open_input_file(self.full_path(path)) as f,
         ):
             return bytes(f.read())
-
-    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
-        """Replace a file by what `change` makes of its bytes (None if there is none), atomically.
-
-        Others that update it at the same time wait. What `change` raises is passed on.
-        """
-        with self._locked(path):
-            old = self.read(path) if self.exists(path) else None
-            new = change(old)
-            if new != old:
-                self.write(path, new)
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at this path."""
@@ -98,31 +140,6 @@ class Store:
         return sorted(p[base:] for p in found if not PurePosixPath(p).name.startswith("."))
 
     @contextmanager
-    def _locked(self, path: str) -> Iterator[None]:
-        """Hold a lock on a file of a local root; the lock file goes with its last holder."""
-        if not self.is_local:
-            yield
-            return
-        target = self._local / path
-        lock = target.with_name(f".{target.name}.lock")
-        while True:
-            with self._named("lock", path):
-                lock.parent.mkdir(parents=True, exist_ok=True)
-                held = lock.open("a")
-            with held:
-                fcntl.flock(held, fcntl.LOCK_EX)
-                try:
-                    if not os.path.samestat(lock.stat(), os.fstat(held.fileno())):
-                        continue
-                except FileNotFoundError:
-                    continue
-                try:
-                    yield
-                finally:
-                    lock.unlink(missing_ok=True)
-                return
-
-    @contextmanager
     def _named(
         self, doing: str, path: str, passing: type[OSError] | tuple[()] = ()
     ) -> Iterator[None]:
@@ -131,16 +148,62 @@ class Store:
             yield
         except passing:
             raise
-        except (ArrowException, OSError) as e:
+        except (ArrowException, BotoCoreError, ClientError, OSError) as e:
             raise QuaverError(
                 f"cannot {doing} {path} under {self.root}: {e}; check that this root is the right "
                 "one, that it can be reached and that you have the rights"
             ) from None
 
+    @contextmanager
+    def _locked(self, path: str) -> Iterator[None]:
+        """Hold a local file's lock, which the system lets go if its holder dies."""
+        target = self._local / path
+        beside = target.with_name(f".{target.name}.lock")
+        lock = FileLock(
+            beside,
+            timeout=_LOCK_TIMEOUT_S,
+            poll_interval=_LOCK_POLL_S,
+            fallback_to_soft=False,  # That would be a file, which outlives its holder.
+        )
+        with self._named("lock", path):
+            _make_folder(target.parent)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            # Gone while it is held: who waits sees that its file has no name, and opens another.
+            beside.unlink(missing_ok=True)
+            lock.release()
+
+    def _named_object(self, path: str) -> dict[str, str]:
+        bucket, _, key = self.full_path(path).partition("/")
+        return {"Bucket": bucket, "Key": key}
+
+    def _read_tagged(self, path: str) -> tuple[bytes | None, dict[str, str]]:
+        """Return an object's bytes and the condition that it is still the same."""
+        try:
+            found = self._s3.get_object(**self._named_object(path))
+            with found["Body"] as body:
+                return body.read(), {"IfMatch": found["ETag"]}
+        except ClientError as e:
+            if e.response["Error"]["Code"] not in _ABSENT:
+                raise
+            return None, {"IfNoneMatch": "*"}
+
+    def _put_if(self, path: str, data: bytes, condition: dict[str, str]) -> bool:
+        """Put an object under a condition; False if it does not hold any more."""
+        try:
+            self._s3.put_object(**self._named_object(path), Body=data, **condition)
+        except ClientError as e:
+            if e.response["Error"]["Code"] not in _LOST_RACE | _ABSENT:
+                raise
+            return False
+        return True
+
     @staticmethod
     def _write_local(target: Path, data: bytes | memoryview) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        _make_folder(target.parent)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         try:
             with temporary.open("wb") as out:
                 out.write(data)
@@ -149,6 +212,49 @@ class Store:
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder and those above it, so that they outlive a power cut."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's names to disk: without that a rename may be lost with the power."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _check_uri(root: str) -> None:
+    """Refuse an S3 address with keys in it, without repeating them, or with unknown options."""
+    parts = urlsplit(root)
+    if "@" in parts.netloc or {"access_key", "secret_key"} & set(parse_qs(parts.query)):
+        raise QuaverError(
+            "a data root must not hold keys, they would end up in logs; give s3://bucket/prefix "
+            "and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+        )
+    if unknown := sorted(set(parse_qs(parts.query)) - _URI_OPTIONS):
+        raise QuaverError(
+            f"the data root s3://{parts.netloc}{parts.path} has the unknown options "
+            f"{', '.join(unknown)}; it may have {', '.join(sorted(_URI_OPTIONS))}"
+        )
+
+
+def _s3_client(root: str, region: str) -> Any:
+    """Return a boto3 client, which threads may share, for the server that pyarrow talks to."""
+    options = {name: values[-1] for name, values in parse_qs(urlsplit(root).query).items()}
+    endpoint = options.get("endpoint_override")
+    if endpoint and "://" not in endpoint:
+        endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
+    session = boto3.session.Session()  # One's own: the default one is not for several threads.
+    return session.client("s3", region_name=region, endpoint_url=endpoint, config=_S3_RETRIES)
 
 
 def sha256(data: bytes | memoryview) -> str:

@@ -65,6 +65,7 @@ class Subscriptions:
         self._last_ack = -1
         self._answered = False
         self._had: set[str] = set()  # Books that were known on this socket.
+        self._doubted: set[str] = set()  # Books that came, but were not listed.
         self._open: set[str] = set()  # Books asked for on this socket.
 
     @property
@@ -106,8 +107,6 @@ class Subscriptions:
             lacking = set(self._lacking(channel))
             for key in [k for k in self._asked if k[0] == channel and k[1] not in lacking]:
                 del self._asked[key]
-        if not any(self._lacking(channel) for channel in CHANNELS):
-            self._unanswered.clear()  # What is still to come can only say the same.
 
     def refused(self, why: Refusal) -> None:
         """Note an error frame: the oldest unanswered request was not granted.
@@ -126,8 +125,10 @@ class Subscriptions:
             self._asked[key] = before._replace(times=times, most=max(1, len(keys) // 2))
 
     def settled(self, now: float) -> bool:
-        """Whether the last acknowledgement answers all that was asked, as far as can be known."""
-        return not self._unanswered or now - self._last_request_s > self._snapshot_s
+        """Whether all that was asked has been answered, or an answer that is lost waited for."""
+        if now - self._last_request_s > self._snapshot_s:
+            self._unanswered.clear()
+        return not self._unanswered
 
     def note_books(self) -> None:
         """Forget how often a book was asked for once it is known."""
@@ -138,16 +139,21 @@ class Subscriptions:
 
     def forget_books(self) -> None:
         """Forget when books were asked for: those still missing are due at once."""
-        self._asked = {key: asked for key, asked in self._asked.items() if key[0] != "level2"}
+        for key, asked in self._asked.items():
+            if key[0] == "level2":
+                self._asked[key] = asked._replace(times=0)
 
     def unsent(self, now: float) -> list[str]:
         """Return the books that are taken for known although the venue says it does not send them.
 
-        Nothing is concluded from a venue that acknowledges nothing.
+        Nothing is concluded from a venue that acknowledges nothing. Each book is doubted once: if
+        it then comes and is still not listed, the data are believed.
         """
         if self._last_ack < 0 or not self.settled(now):
             return []
-        return [p for p in self._lacking("level2") if self._synced(p)]
+        unsent = [p for p in self._lacking("level2") if self._synced(p) and p not in self._doubted]
+        self._doubted |= set(unsent)
+        return unsent
 
     def due(self, now: float) -> list[Request]:
         """Return what must be asked for now, the least that must: at most one set of books."""

@@ -71,7 +71,7 @@ def _measure_decoding(name: str, frames: list[bytes]) -> list[Result]:
     wanted = _columns(frames, ours)
     changes = len(wanted[0])
     against = {
-        "msgspec struct + float + round": _by_struct,
+        "msgspec struct + float + round": by_struct,
         "the same, rounded by numpy in batches": _by_numpy,
         "json.loads + float + round": _by_json,
     }
@@ -109,7 +109,7 @@ def _measure_one_by_one(frames: list[bytes]) -> list[Result]:
     results += compare(
         f"{name}, one by one", unit, partial(events, decoder, single), against, amount
     )
-    against = {"msgspec struct + float + round": (partial(_in_turn, _by_struct, single), amount)}
+    against = {"msgspec struct + float + round": (partial(_in_turn, by_struct, single), amount)}
     name = "frames of 5 changes decoded one by one"
     return results + compare(name, unit, partial(_in_turn, decoder(BTC), single), against, amount)
 
@@ -167,7 +167,7 @@ def _columns(frames: list[bytes], ours: Decoder) -> Columns:
     return levels["side"].tolist(), levels["price"].tolist(), levels["size"].tolist()
 
 
-def _by_struct(frames: list[bytes]) -> Columns:
+def by_struct(frames: list[bytes]) -> Columns:
     sides, ticks, lots = [], [], []
     for frame in frames:
         for book in _struct.decode(frame).events:

@@ -1,6 +1,7 @@
 """`quaver`: one command per stage of the pipeline, and `demo`, which runs them all.
 
-Exit codes: 0 done, 1 something the user can mend (one line says what), 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 something the user can mend (one line says what), 2 a check failed (`health`),
+130 stopped by Ctrl-C.
 """
 
 import json
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 _RAY_LOGS = "/tmp/ray/session_latest/logs"
 _USAGE, _STOPPED = 2, 130  # Exit codes of the command line library.
+_CHECK_FAILED = 2  # Ours.
 # Held, because Ray's sessions turn `sys.stdout` to their log.
 _console = Console(file=sys.stdout)
 _errors = Console(stderr=True)
@@ -45,11 +47,16 @@ SetOption = Annotated[
 ]
 
 
+class _CheckFailed(Exception):
+    """A check has been made and shown, and found something bad."""
+
+
 class WireFormat(StrEnum):
     """Formats of frames."""
 
     ADVANCED = "coinbase-advanced"
     EXCHANGE = "coinbase-exchange"
+    TARDIS = "tardis"
 
 
 @app.command()
@@ -75,7 +82,8 @@ def demo(
 @app.command("import")
 def import_(
     files: Annotated[
-        list[Path], typer.Argument(help="captures: one JSON frame a line, plain or gzip")
+        list[Path],
+        typer.Argument(help="captures, one JSON frame a line, or Tardis CSV files; plain or gzip"),
     ],
     format_: Annotated[WireFormat, typer.Option("--format", help="the feed they were taken from")],
     out: Annotated[
@@ -91,7 +99,8 @@ def import_(
 ) -> None:
     """Read captured frames into raw partitions.
 
-    A line {"type":"disconnect"} marks a lost connection. Importing a file again replaces what it
+    A line {"type":"disconnect"} marks a lost connection. Tardis files (incremental_book_L2 and
+    trades) are read together, in order of local_timestamp. Importing a file again replaces what it
     wrote. Products of the universe need no --increments; others without are skipped.
     """
     from actors.store import Store
@@ -283,6 +292,60 @@ def serve(
 
 
 @app.command()
+def health(
+    data: DataOption,
+    day: Annotated[
+        list[str] | None, typer.Option("--day", help="only this UTC day; may repeat")
+    ] = None,
+    product: Annotated[
+        list[str] | None, typer.Option("--product", help="only this product; may repeat")
+    ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="read the parts for latencies, or not")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Tell per product and day what raw partitions cover, what they lost to what, and how late.
+
+    Exits with 2 if something is worse than the floor, `health.*` in the configuration. A product's
+    first day counts from its first row, the newest day up to the last row of any product; days
+    without anything in between count as lost.
+    """
+    from actors.store import Store
+    from cluster.config import load_config
+    from cluster.health import run_health
+
+    chosen = load_config(config, set_ or [])
+    fine = run_health(Store(data), chosen, day or [], product or [], latency, as_json, _console)
+    if not fine:
+        raise _CheckFailed
+
+
+@app.command()
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(help="captures: one JSON frame a line, plain or gzip")
+    ],
+    speed: Annotated[
+        str, typer.Option("--speed", help="event seconds per second, or max: as the client reads")
+    ] = "1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="port on 127.0.0.1; 0: any free one")
+    ] = 0,
+) -> None:
+    """Serve recorded captures over a websocket, frame by frame as the venue sent them.
+
+    Starts when a client subscribes to level2, and closes the connection normally at the end. Each
+    further file, like a line {"type":"disconnect"}, is another connection of the client's.
+    """
+    from cluster.replay import parse_speed, run_replay
+
+    run_replay(files, parse_speed(speed), port, _console)
+
+
+@app.command()
 def exchange(
     products: Annotated[
         str | None, typer.Option("--products", help="ids, comma-separated; default: all 55")
@@ -355,6 +418,8 @@ def main() -> None:
         app()
     except QuaverError as e:
         _fail(str(getattr(e, "cause", e)))  # From another process it comes inside Ray's own.
+    except _CheckFailed:
+        sys.exit(_CHECK_FAILED)
     except SystemExit as e:
         if e.code == _STOPPED:
             _errors.print("stopped")

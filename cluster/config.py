@@ -18,6 +18,7 @@ from actors.plan import FleetConfig
 from actors.quarantine import QuarantineConfig
 from actors.raw import SIMULATED
 from actors.spool import SpoolConfig
+from datasets.health import HealthConfig
 from market.actions import Fees
 from market.errors import QuaverError
 from market.products import UNIVERSE, product
@@ -103,6 +104,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     connection: ConnectionConfig = ConnectionConfig()
     spool: SpoolConfig = SpoolConfig()
     quarantine: QuarantineConfig = QuarantineConfig()
+    health: HealthConfig = HealthConfig()
     trader: TraderConfig = TraderConfig()
     sweep: SweepConfig = msgspec.field(default_factory=_default_sweep)
     serve: ServeConfig = ServeConfig()

@@ -19,10 +19,12 @@ from market.actions import Fees
 from market.errors import QuaverError
 from sim.accounts import AccountConfig
 from sim.auth import ApiKey, key_file, new_key
-from sim.exchange import Exchange, ExchangeConfig
+from sim.exchange import Exchange
+from sim.exchange_config import ExchangeConfig
 from sim.faults import parse_schedule
 from sim.flow import FlowConfig
-from sim.rest import PREFIX, Rest
+from sim.rest import Rest
+from sim.rest_calls import PREFIX
 from sim.wire import timestamp_text
 
 # As the venue's documents have them; those of REST are from an older page.

@@ -30,7 +30,7 @@ from market.products import product
 from serve_app import app
 from serve_app.executor import ExecutionConfig
 from sim.actor import ExchangeActor
-from sim.exchange import ExchangeConfig
+from sim.exchange_config import ExchangeConfig
 from sim.report import Live
 from tune.checkpoint import load_model
 from tune.evaluate import predict
@@ -85,6 +85,7 @@ def serving(
         source_namespace=NAMESPACE,
     )
     try:
+        ray.get(collector.told.remote())  # Raises why, if it cannot collect.
         yield Serving(app.start(model, execution, ports), collector)
     finally:
         # The recording first: an impatient second Ctrl-C must not cost it.

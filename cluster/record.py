@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from actors import fleet
@@ -82,11 +83,17 @@ def listed_products(config: Config, console: Console) -> tuple[Product, ...]:
         _say(console, "increments: the built-in table, as rest_url is not set for this feed")
         return tuple(product(product_id) for product_id in config.products)
     try:
-        listing = fetch_products(rest_url, config.products, _LISTING_S)
+        listing = fetch_products(rest_url, list(config.products), _LISTING_S)
     except QuaverError as e:
-        _say(console, f"[bold yellow]warning:[/] {e}; the built-in table is used instead")
+        _say(console, f"[bold yellow]warning:[/] {escape(str(e))}; going on with that")
         return tuple(product(product_id) for product_id in config.products)
-    raise NotImplementedError(listing)
+    for product_id, why in listing.left_out.items():
+        _say(console, f"[bold yellow]{product_id} is left out:[/] {escape(why)}")
+    for product_id, how in listing.changed.items():
+        _say(console, f"increments of {product_id} are not the table's: {how}")
+    if not listing.products:
+        raise QuaverError(f"none of the configured products can be recorded from {rest_url}")
+    return tuple(listing.products)
 
 
 def specs_of(config: Config, root: str, products: tuple[Product, ...]) -> list[CollectorSpec]:
@@ -127,7 +134,7 @@ class _Seen(NamedTuple):
     updates: dict[str, tuple[int, int]]  # By collector: its process and what it had counted.
 
 
-class _Rates:
+class Rates:
     """Updates a second, from one status to the next."""
 
     def __init__(self) -> None:
@@ -152,7 +159,7 @@ def _show(
     actors: dict[str, object], root: str, interrupted: threading.Event, console: Console
 ) -> None:
     """Show the fleet until it is interrupted or its market has ended."""
-    rates, began, said_s, problems = _Rates(), time.monotonic(), 0.0, set[str]()
+    rates, began, said_s, problems = Rates(), time.monotonic(), 0.0, set[str]()
     with Live(console=console, refresh_per_second=2, transient=False) as display:
         while not interrupted.wait(_REFRESH_S):
             statuses = fleet.statuses(actors, _REFRESH_S)

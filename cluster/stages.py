@@ -26,13 +26,14 @@ from datasets.loader import load_samples
 from datasets.samples import Samples
 from datasets.splits import split_by_time
 from datasets.tables import read_windows, stored
+from datasets.tardis import import_tardis
 from market.errors import QuaverError
 from market.labels import HORIZON_BEATS
 from market.products import UNIVERSE, Product, product
 from market.windows import BEAT_NS
 from sim.actor import ExchangeActor
 from sim.baselines import compare
-from sim.exchange import ExchangeConfig
+from sim.exchange_config import ExchangeConfig
 from sim.report import Data, ProductScore, ReportData, Sweep, Trial, metrics, render
 from tune.checkpoint import MODEL_FILE, load_model
 from tune.evaluate import evaluate, predict
@@ -53,6 +54,17 @@ def import_files(
 ) -> list[Imported]:
     """Import captures, one after the other."""
     done: list[Imported] = []
+    if wire_format == "tardis":
+        name = f"{files[0].name} and {len(files) - 1} more" if len(files) > 1 else files[0].name
+        done.append(
+            import_tardis(
+                store,
+                files,
+                increments,
+                lambda rows: stage.update(0, len(files), f"{name}: {rows:,} rows"),
+            )
+        )
+        files = []
     for path in files:
         prefix = f"{path.name}: "
         stage.update(len(done), len(files), f"{prefix}reading")
@@ -94,6 +106,7 @@ def collect_simulated(config: Config, store: Store, stage: Stage) -> int:
         spool=config.spool,
     )
     collector = CollectorActor.remote(spec)
+    ray.get(collector.told.remote())  # Raises why, if it cannot collect.
     finished, exchange_over, start_ns = collector.finished.remote(), exchange.finished.remote(), 0
     while True:
         over, _ = ray.wait([finished], timeout=_POLL_S)

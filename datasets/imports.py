@@ -4,27 +4,24 @@ A capture is read by the same reader as a live connection and goes through the s
 what follows cannot tell the two apart. A line {"type":"disconnect"} marks a lost connection.
 """
 
-import gzip
 import re
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from actors.formats import FORMATS
 from actors.quarantine import keep_corrupt
-from actors.reader import Events, Reader
+from actors.reader import Reader
 from actors.recorder import Parts, Recorder
 from actors.store import Store
 from actors.stream import ProductStream
+from datasets.captures import blocks
 from market.errors import QuaverError
 from market.products import Product, product, product_index, product_of
 
 _UNKNOWN_RECV_NS = 0  # A capture does not say when a frame was received.
 _PRODUCT_ID = re.compile(rb'"product_id" ?: ?"([A-Z0-9]{1,20}-[A-Z0-9]{1,20})"')
-_PROGRESS_LINES = 2_000
-_BATCH_BYTES = 1 << 17  # Decoded at once; what is decoded stays in the processor's cache.
 
 
 class Imported(msgspec.Struct):
@@ -56,25 +53,25 @@ def import_capture(
     parts = Parts(store, f"{wire_format} capture")
     recorder = Recorder(parts, reader.counts_of)
     streams = {p.id: ProductStream(recorder, p) for p in products.values()}
-    frames = 0
     try:
-        for frames, events in enumerate(_read(reader, path), start=1):
-            for product_id, rows in events:
-                streams[product_id].apply(rows)
-            if frames % _PROGRESS_LINES == 0:
-                on_progress(frames)
+        for block in blocks(path):
+            for events in reader.lines(block, _UNKNOWN_RECV_NS):
+                for product_id, rows in events:
+                    streams[product_id].apply_many(rows)
+            on_progress(reader.read)
     finally:
         for product_id, rows in reader.ended(_UNKNOWN_RECV_NS):
             streams[product_id].apply(rows)
         parts.close()
         keep_corrupt(store, path.name, reader.corrupt)
-    on_progress(frames)
     if not recorder.rows:
         raise QuaverError(
-            f"{path}: {frames} lines, but no {wire_format} market data; is --format right? "
-            f"(formats: {', '.join(FORMATS)})"
+            f"{path}: {reader.read} lines, but no {wire_format} market data; is --format right? "
+            f"(formats: {', '.join(FORMATS)}, tardis)"
         )
-    return Imported(str(path), frames, recorder.rows, tuple(products), skipped, dict(reader.counts))
+    return Imported(
+        str(path), reader.read, recorder.rows, tuple(products), skipped, dict(reader.counts)
+    )
 
 
 def parse_increments(text: str) -> tuple[str, Product]:
@@ -95,8 +92,9 @@ def _products(
     """Every product that the capture names, in order of appearance, and those to be skipped."""
     named: dict[str, None] = {}
     try:
-        for line in _lines(path):
-            named.update(dict.fromkeys(m.decode() for m in _PRODUCT_ID.findall(line)))
+        for block in blocks(path):
+            found = dict.fromkeys(_PRODUCT_ID.findall(block))
+            named.update(dict.fromkeys(product_id.decode() for product_id in found))
     except QuaverError:
         if not named:
             raise
@@ -108,48 +106,3 @@ def _products(
             f"give it for each, for example --increments {unknown[0]}=0.01,0.00000001"
         )
     return {p: increments.get(p) or product(p) for p in named if p not in unknown}, unknown
-
-
-def _read(reader: Reader, path: Path) -> Iterator[Events]:
-    """Read a capture; yield what each line brings, also of those before one that breaks off."""
-    batch: list[bytes] = []
-    size = 0
-    try:
-        for line in _lines(path):
-            lost = _is_disconnect(line)
-            if lost or size > _BATCH_BYTES:
-                yield from reader.frames(batch, _UNKNOWN_RECV_NS)
-                batch, size = [], 0
-            if lost:
-                yield reader.disconnected(_UNKNOWN_RECV_NS)
-            else:
-                batch.append(line)
-                size += len(line)
-    except QuaverError:
-        yield from reader.frames(batch, _UNKNOWN_RECV_NS)
-        raise
-    yield from reader.frames(batch, _UNKNOWN_RECV_NS)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    number = 0
-    try:
-        with path.open("rb") as plain:
-            zipped = plain.read(2) == b"\x1f\x8b"
-            plain.seek(0)
-            for line in gzip.open(plain) if zipped else plain:
-                number += 1
-                if stripped := line.strip():
-                    yield stripped
-    except (OSError, EOFError, zlib.error) as e:
-        after = f" after line {number}" if number else ""
-        raise QuaverError(f"{path}: cannot be read{after}: {e}") from None
-
-
-def _is_disconnect(line: bytes) -> bool:
-    if len(line) > 100 or b'"disconnect"' not in line:
-        return False
-    try:
-        return bool(msgspec.json.decode(line) == {"type": "disconnect"})
-    except msgspec.DecodeError:
-        return False

@@ -5,7 +5,7 @@ a time), so both give the same bits. What it decides: when the book is synced, w
 valid, and the record of each beat. It asks for nothing; the shell resubscribes when told.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,7 @@ _STATE = np.dtype(
         ("touched", "i8"),  # The book changed in the frame being read.
         ("seen", "i8"),  # The beat's extremes hold something.
         ("wrong", "i8"),  # The next event is one that no reader makes.
+        ("lost", "i8"),  # The last row applied was the end of a book that was known.
     ]
 )
 
@@ -87,10 +88,19 @@ def after_break(beat: int) -> Records:
     return window
 
 
+class Lost(NamedTuple):
+    """A book that was found crossed, without a side or overfull, with no mark that says so."""
+
+    rows: int  # How many rows of the array fed had been applied by then.
+    ns: int
+    reason: Reason
+
+
 class WindowBuilder:
     """The book and the beat in progress of one product."""
 
     def __init__(self) -> None:
+        self.lost: list[Lost] = []  # Where the book of the last `feed` lost itself.
         self._state = np.zeros(1, _STATE)
         self._beat = np.zeros(1, WINDOW)
         self._book = new_book()
@@ -123,13 +133,20 @@ class WindowBuilder:
             events = events.copy()  # Compiled for such alone.
         beats = (int(events["ns"][-1]) - self.clock_ns) // BEAT_NS if len(events) else 0
         at, closed, out = 0, 0, np.zeros(1 + min(max(beats, 0), 1024), WINDOW)
+        self.lost = []
         while True:
-            at, closed = _advance(events, at, self._state, self._beat, self._book, out, closed)
+            at, closed, lost = _advance(
+                events, at, self._state, self._beat, self._book, out, closed
+            )
+            if lost:
+                self.lost.append(Lost(at, self.clock_ns, self.reason))
             if at == len(events):
                 return out[:closed]
             if self._state["wrong"][0]:
                 row = dict(zip(EVENT.names or (), events[at].item(), strict=True))
                 raise ValueError(f"events: row {at} cannot be: {row}")
+            if lost:
+                continue
             if closed == len(out):
                 out = np.concatenate([out, np.zeros(1024 + len(out), WINDOW)])
             else:
@@ -213,6 +230,13 @@ def _unsync(state: Record, beat: Record, reason: int) -> None:
 
 
 @inlined
+def _lose(state: Record, beat: Record, reason: int) -> None:
+    """Unsync a book that broke a rule, which nobody has said before."""
+    state.lost |= state.synced
+    _unsync(state, beat, reason)
+
+
+@inlined
 def _end_snapshot(state: Record) -> None:
     state.in_snapshot = 0
     state.synced = 1
@@ -226,14 +250,14 @@ def _end_frame(state: Record, beat: Record, book: Book) -> None:
     if not state.synced:
         return
     if overfull(book):
-        _unsync(state, beat, _CORRUPT)
+        _lose(state, beat, _CORRUPT)
     elif not has_both_sides(book):
-        _unsync(state, beat, _EMPTY)
+        _lose(state, beat, _EMPTY)
     else:
         settle(book)
         bid, ask = best_bid(book), best_ask(book)
         if bid >= ask:
-            _unsync(state, beat, _CROSSED)
+            _lose(state, beat, _CROSSED)
         else:
             _note_extremes(state, beat, bid, ask)
 
@@ -250,7 +274,7 @@ def _trade(state: Record, beat: Record, event: Record) -> None:
     else:
         beat.sell_lots = min(beat.sell_lots + event.size, MAX_SUM_LOTS)
     if max(beat.buy_lots, beat.sell_lots) == MAX_SUM_LOTS:
-        _unsync(state, beat, _CORRUPT)
+        _lose(state, beat, _CORRUPT)
 
 
 @inlined
@@ -312,14 +336,16 @@ def _advance(
     book: Book,
     out: Records,
     closed: int,
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Apply events from `at` on; stop where one is wrong, `out` is full or the book is cramped.
 
-    `out` holds the `closed` beats of earlier calls. Return the next event and how many it holds.
+    Stop also after a row at which the book lost itself. `out` holds the `closed` beats of earlier
+    calls. Return the next event, how many `out` holds, and whether the book lost itself.
     """
     state, beat = states[0], beats[0]
+    state.lost = 0
     i = at
-    while i < len(events) and not cramped(book):
+    while i < len(events) and not cramped(book) and not state.lost:
         event = events[i]
         if not _possible(event, state):
             state.wrong = 1
@@ -339,7 +365,7 @@ def _advance(
             if state.touched:  # All rows of a frame have its time: no beat ends within one.
                 state.wrong = 1
             if state.wrong or closed == len(out):
-                return i, closed
+                return i, closed, 0
             _close_beat(state, beat, book)
             out[closed] = beat
             closed += 1
@@ -351,4 +377,4 @@ def _advance(
         else:
             _apply(state, beat, event, book)
             i += 1
-    return i, closed
+    return i, closed, state.lost

@@ -18,76 +18,32 @@ import http
 import time
 from random import Random
 from socket import SO_SNDBUF, SOL_SOCKET
-from typing import Annotated, Self
+from typing import Self
 
-import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
 
-from market.actions import Fees
 from market.errors import QuaverError
-from market.products import product
-from sim.accounts import AccountConfig, Accounts
+from sim.accounts import Accounts
 from sim.auth import Keyring, Unauthorized
-from sim.engine import Levels
-from sim.faults import REST_KINDS, Fault, FaultConfig, FaultKind, Schedule
-from sim.flow import FlowConfig, FlowMarket
+from sim.exchange_config import ExchangeConfig, market_of
+from sim.faults import REST_KINDS, Fault, FaultKind, Schedule
+from sim.ladder import Levels
 from sim.limits import Limiter
 from sim.market_feed import POLICY_VIOLATION, Client
-from sim.market_model import MarketConfig, SyntheticMarket
 from sim.orders import Broker, broker_of
 from sim.tape import Opened, Tape
 from sim.user_feed import order_events, snapshots
 from sim.wire import SECOND_NS, TOO_MANY, UNKNOWN_CHANNEL, Frame, Request, parse, shared_frame
-from sim.world import WARM_UP_STEPS, Market, World, step_of
+from sim.world import Market, World
 
 MAX_LEVEL2_PRODUCTS = 30
-DEFAULT_START_NS = 1_767_571_200 * SECOND_NS  # 2026-01-05T00:00:00Z
 LIMITED = "rate limit exceeded"  # The venue's own text is not known.
 SEND_BUFFER_BYTES = 1 << 16
 _UNLIMITED_BYTES = 1 << 40
 _CLOSE_TIMEOUT_S = 1.0
-
-
-class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the simulated exchange trades and how fast its time passes."""
-
-    products: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    market: Annotated[
-        MarketConfig | FlowConfig,
-        msgspec.Meta(description="a synthetic market, or one of orders, which takes ours too"),
-    ] = MarketConfig()
-    start_ns: Annotated[int, msgspec.Meta(ge=0, description="event time of the start, UTC")] = (
-        DEFAULT_START_NS
-    )
-    duration_s: Annotated[
-        float | None, msgspec.Meta(gt=0, description="event time to run, none: until stopped")
-    ] = None
-    speed: Annotated[
-        float | None,
-        msgspec.Meta(gt=0, description="event seconds per second, none: as fast as clients read"),
-    ] = 1.0
-    subscribe_deadline_s: Annotated[
-        float, msgspec.Meta(gt=0, description="time from connecting to the first subscribe")
-    ] = 5.0
-    port: Annotated[int, msgspec.Meta(ge=0, le=65535, description="0: any free one")] = 0
-    per_address_per_s: Annotated[
-        int | None,
-        msgspec.Meta(gt=0, description="connections, and messages, from one address in a second"),
-    ] = None
-    max_unread_bytes: Annotated[
-        int, msgspec.Meta(gt=0, description="a client with more unread is dropped (with a speed)")
-    ] = 32 << 20
-    tape: Annotated[
-        str | None, msgspec.Meta(description="where true frames are kept: `memory` or a folder")
-    ] = None
-    faults: Annotated[FaultConfig | None, msgspec.Meta(description="schedule of faults")] = None
-    accounts: Annotated[
-        tuple[AccountConfig, ...], msgspec.Meta(description="customers; they need a FlowConfig")
-    ] = ()
-    fees: Fees = Fees()
 
 
 class Exchange:
@@ -95,7 +51,7 @@ class Exchange:
 
     def __init__(self, config: ExchangeConfig, market: Market | None = None) -> None:
         self.config = config
-        self.world = World(market or _market(config), config.start_ns)
+        self.world = World(market or market_of(config), config.start_ns)
         self.now_ns = config.start_ns  # Event time of the newest frame, UTC.
         self.tape = Tape(config.tape)
         self.rest_faults: list[Fault] = []  # That the next requests meet.
@@ -400,19 +356,6 @@ class Exchange:
         for id in ids:
             if opening := self.world.opening(channel, id, self.now_ns):
                 await client.publish(opening)
-
-
-def _market(config: ExchangeConfig) -> Market:
-    if len(set(config.products)) < len(config.products):
-        raise QuaverError("the simulated exchange was given a product twice; name each once")
-    products = [product(id) for id in config.products]
-    market = config.market
-    tick_s = market.tick_s if isinstance(market, FlowConfig) else market.step_s
-    # Its first step is the first of the warm-up.
-    start_ns = config.start_ns - (WARM_UP_STEPS + 1) * step_of(round(tick_s * SECOND_NS))
-    if isinstance(market, FlowConfig):
-        return FlowMarket(products, market, start_ns)
-    return SyntheticMarket(products, market, start_ns)
 
 
 def _address(socket: ServerConnection) -> str:

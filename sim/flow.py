@@ -17,7 +17,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from random import Random
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -41,10 +41,22 @@ MAKERS, FLEETING, TAKERS = 0.42, 0.32, 0.07
 PULLED = 0.8  # Share of the orders in the way of a move that are pulled before they are taken.
 EXCITED = 0.4  # Share of the events that other events cause,
 EXCITED_S = 2.0  # over this time.
-SIZE_SIGMA = 1.2
-FAR_SIZE = 0.6
-WALL_BPS, WALL_SIZE = (10.0, 40.0), 4.0  # Where recorded books hold much of their size.
 LEAN = 0.15
+PATIENT_PER_BP = LEVEL_SHARE[7] / DISTANCE_BPS[7]  # Share of a side's levels, within 2 %.
+DEEPEST = 20_000  # Levels a side of the deepest book.
+
+
+class Size(NamedTuple):
+    """How large orders are: log-normal, in units of the product's `order_lots`."""
+
+    median: float
+    sigma: float
+    tilts: bool = False  # With the hidden drift.
+
+
+TOUCH_SIZE, MAKER_SIZE, WALL_SIZE = Size(3.0, 0.4, True), Size(3.0, 0.4, True), Size(25.0, 0.4)
+WALL_BPS = 10.0  # From here on makers' quotes are walls: recorded books hold much of their size so.
+FLEETING_SIZE, PATIENT_SIZE, TAKER_SIZE = Size(0.5, 1.0), Size(0.3, 1.2), Size(0.4, 1.2)
 
 
 class FlowConfig(HiddenConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -61,7 +73,7 @@ class FlowConfig(HiddenConfig, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = 0.5
     stick_bps: Annotated[
         float, msgspec.Meta(ge=0, description="how far the value moves before the quotes follow")
-    ] = 1.0
+    ] = 1.5
 
 
 class FlowMarket:
@@ -110,7 +122,7 @@ class _Pair:
         self._step_ns = start_ns + STEP_NS  # When the next step of the hidden values is due.
         self._rate = self._base_rate = profile.changes_per_s * config.activity * EVENTS_PER_CHANGE
         self._excitement, self._events = EXCITED * self._rate, 0
-        self._wait = self._random.expovariate(1.0)  # Until the next arrival, in expected arrivals.
+        self._wait = -math.log(1.0 - self._random.random())  # In arrivals.
         self._last_id = 0
         self._quoted = self.hidden.value
         self._tick_bps = 1e4 / self._quoted
@@ -119,7 +131,8 @@ class _Pair:
         self._quotes: list[Order | None] = [None] * (2 * MAKER_QUOTES)
         self._fleeting: list[Order] = []
         self._patient: list[Order] = []
-        self._patient_target = 2 * profile.levels
+        fewer = (DEEPEST / profile.levels) ** 0.7  # Where there are fewer orders, they are larger.
+        self._patient_size = PATIENT_SIZE._replace(median=PATIENT_SIZE.median * fewer)
         self._fill_book()
 
     def advance(self, to_ns: int, path: CommonPath) -> None:
@@ -130,7 +143,7 @@ class _Pair:
                 if arrival_ns > to_ns:
                     return
                 self._ns = arrival_ns
-                self._wait = self._random.expovariate(1.0)
+                self._wait = -math.log(1.0 - self._random.random())
                 self._event()
                 continue
             if self._step_ns > to_ns:
@@ -158,11 +171,11 @@ class _Pair:
         if kind < MAKERS:
             self._renew()
         elif kind < MAKERS + FLEETING:
-            self._come_or_go(self._fleeting, FLEETING_ORDERS)
+            self._come_or_go()
         elif kind < MAKERS + FLEETING + TAKERS:
             self._take()
         else:
-            self._come_or_go(self._patient, self._patient_target)
+            self._settle_or_leave()
 
     # Quotes.
 
@@ -174,11 +187,13 @@ class _Pair:
 
     def _move(self) -> None:
         """Move the quotes to the hidden value; who is in the way is pulled or taken."""
+        rise = self.hidden.value - self._quoted
         self._quoted = self.hidden.value
         self._tick_bps = 1e4 / self._quoted
         self._bid, self._ask = self._touches()
         self._clear_way(ASK, self._bid)
         self._clear_way(BID, self._ask)
+        self._settle_behind(BID if rise > 0 else ASK, abs(rise) * self._tick_bps)
         for side in (BID, ASK):
             for rank in range(TOUCH_QUOTES):
                 self._quote(side, rank)
@@ -196,6 +211,12 @@ class _Pair:
             else:
                 self._submit(taker, price, order.left, "IOC")
 
+    def _settle_behind(self, side: int, move_bps: float) -> None:
+        """Let as many patient orders come where the price was as it met on its way."""
+        coming = move_bps * PATIENT_PER_BP * self._profile.levels
+        for _ in range(int(coming + self._random.random())):
+            self._keep(self._patient, self._rest(side, move_bps * self._random.random()))
+
     def _renew(self) -> None:
         """Renew a maker's quote, first of all one at a touch that was taken away."""
         if self.engine.best_ask != self._ask and not 0 < self.engine.best_ask < self._ask:
@@ -211,27 +232,44 @@ class _Pair:
         old = self._quotes[slot]
         if old is not None:
             self.engine.cancel(old)
-        distance_bps = 0.0 if rank < TOUCH_QUOTES else self._reach_of(MAKER_REACH_BPS)
-        self._quotes[slot] = self._place(side, distance_bps)
+        if rank < TOUCH_QUOTES:
+            self._quotes[slot] = self._place(side, 0.0, TOUCH_SIZE)
+            return
+        distance_bps = self._reach_of(MAKER_REACH_BPS)
+        size = MAKER_SIZE if distance_bps < WALL_BPS else WALL_SIZE
+        self._quotes[slot] = self._place(side, distance_bps, size)
 
     # Other orders.
 
-    def _come_or_go(self, orders: list[Order], target: int) -> None:
-        """Place or pull one of these orders, so that there are about `target` of them."""
+    def _come_or_go(self) -> None:
+        """Place or pull a fleeting order, so that there are about as many as there should be."""
         random = self._random.random
-        while orders and random() * 2 * target < len(orders):
-            at = int(random() * len(orders))
+        if random() * 2 * FLEETING_ORDERS < len(self._fleeting):
+            self._pull(self._fleeting)
+        else:
+            self._keep(self._fleeting, self._fleet(BID if random() < 0.5 else ASK))
+
+    def _settle_or_leave(self) -> None:
+        """Place or pull a patient order; the side that has fewer levels gains."""
+        random, bids, asks = self._random.random, self.engine.depth(BID), self.engine.depth(ASK)
+        if random() * 4 * self._profile.levels < bids + asks:
+            self._pull(self._patient)
+        else:
+            side = BID if random() < (0.75 if bids < asks else 0.25) else ASK
+            self._keep(self._patient, self._rest(side, self._book_distance(side)))
+            if len(self._patient) > 4 * self._profile.levels:
+                self._patient = [order for order in self._patient if order.level is not None]
+
+    def _pull(self, orders: list[Order]) -> None:
+        while orders:
+            at = int(self._random.random() * len(orders))
             order = orders[at]
             orders[at] = orders[-1]
             orders.pop()
             if self.engine.cancel(order):  # Else it was filled or pulled before.
                 return
-        side = BID if random() < 0.5 else ASK
-        if orders is self._fleeting:
-            distance_bps = self._reach_of(FLEETING_REACH_BPS)
-        else:
-            distance_bps = self._book_distance(side)
-        order = self._place(side, distance_bps)
+
+    def _keep(self, orders: list[Order], order: Order) -> None:
         if order.level is not None:
             orders.append(order)
 
@@ -247,14 +285,17 @@ class _Pair:
         if touch:
             reach = int(TAKER_REACH_BPS / self._tick_bps)
             price = touch + reach if side == BUY else max(1, touch - reach)
-            self._submit(side, price, self._lots(0.4, 0.0, side), "IOC")
+            self._submit(side, price, self._lots(TAKER_SIZE, 0.0, side), "IOC")
 
-    def _place(self, side: int, distance_bps: float) -> Order:
+    def _fleet(self, side: int) -> Order:
+        return self._place(side, self._reach_of(FLEETING_REACH_BPS), FLEETING_SIZE)
+
+    def _rest(self, side: int, distance_bps: float) -> Order:
+        return self._place(side, distance_bps, self._patient_size)
+
+    def _place(self, side: int, distance_bps: float, size: Size) -> Order:
         away = int(distance_bps / self._tick_bps)
         price = self._ask + away if side == ASK else max(1, self._bid - away)
-        size = FAR_SIZE if distance_bps > WALL_BPS[1] else 1.0
-        if WALL_BPS[0] <= distance_bps <= WALL_BPS[1]:
-            size = WALL_SIZE
         return self._submit(side, price, self._lots(size, distance_bps, side), "GTC")
 
     def _submit(self, side: int, price: int, lots: int, tif: str) -> Order:
@@ -265,16 +306,18 @@ class _Pair:
 
     # Draws.
 
-    def _lots(self, size: float, distance_bps: float, side: int) -> int:
-        tilt = self._config.book_tilt * self.hidden.drift_state * (1.0 if side == BID else -1.0)
-        shape = tilt * math.exp(-distance_bps / NEAR_BPS) if distance_bps < 10 * NEAR_BPS else 0.0
-        exponent = shape + self._random.gauss(0.0, SIZE_SIGMA)
-        return max(1, int(size * self._profile.order_lots * math.exp(exponent)))
+    def _lots(self, size: Size, distance_bps: float, side: int) -> int:
+        exponent = size.sigma * self._random.gauss(0.0, 1.0)
+        if size.tilts:
+            tilt = self._config.book_tilt * self.hidden.drift_state
+            tilt *= math.exp(-distance_bps / NEAR_BPS)
+            exponent += tilt if side == BID else -tilt
+        return max(1, int(size.median * self._profile.order_lots * math.exp(exponent)))
 
     def _reach_of(self, range_bps: tuple[float, float]) -> float:
         """Draw a distance from the touch in bp, as many of one order of magnitude as of another."""
         low, high = range_bps
-        return low * (high / low * self._reach) ** self._random.random()
+        return float(low * (high / low * self._reach) ** self._random.random())
 
     def _book_distance(self, side: int) -> float:
         """Draw how far from the touch a patient trader's order lies, as in recorded books."""
@@ -292,9 +335,8 @@ class _Pair:
         """Rest the orders of all kinds that the market starts with."""
         for side in (BID, ASK):
             distances = [self._book_distance(side) for _ in range(self._profile.levels)]
-            self._patient += [self._place(side, d) for d in sorted(distances, reverse=True)]
+            self._patient += [self._rest(side, d) for d in sorted(distances, reverse=True)]
             for rank in range(MAKER_QUOTES):
                 self._quote(side, rank)
-            reach = [self._reach_of(FLEETING_REACH_BPS) for _ in range(FLEETING_ORDERS // 2)]
-            self._fleeting += [self._place(side, d) for d in reach]
+            self._fleeting += [self._fleet(side) for _ in range(FLEETING_ORDERS // 2)]
         self.engine.drain()

@@ -18,7 +18,8 @@ import msgspec
 
 from market.events import ASK, BID, BUY, SELL
 from market.products import Product
-from sim.engine import FIRST_TRADE_ID, Change, Levels, Trade
+from sim.engine import FIRST_TRADE_ID, Trade
+from sim.ladder import Change, Levels
 from sim.profiles import start_ticks
 
 EDGE_HORIZON_S = 60.0  # `edge_bps` is what the drift is expected to add over this time.

@@ -7,39 +7,21 @@ is over, fees at the taker's rate included; a fill takes the fee of the side it 
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from fractions import Fraction
-from typing import Annotated, Any, NamedTuple
-
-import msgspec
+from typing import Any, NamedTuple
 
 from market.actions import Fees
 from market.errors import QuaverError
 from market.events import BUY, SELL
 from market.ledger import EXACT, exact
 from sim.accounts import FLOW, ZERO, Accounts
-from sim.engine import Engine, Fill, Order, Status
-from sim.wire import MIN_NOTIONAL, Listing
+from sim.engine import Engine, Fill
+from sim.ladder import Order, Status
+from sim.terms import Refusal, lot_tick, order_of, quote_size
+from sim.wire import Listing
 
 _FIRST_ID = 1 << 60  # The flow counts from 1.
-_TIFS = {
-    "market_market_ioc": "IOC",
-    "sor_limit_ioc": "IOC",
-    "limit_limit_gtc": "GTC",
-    "limit_limit_gtd": "GTD",
-    "limit_limit_fok": "FOK",
-}
 _NAMESPACE = uuid.UUID("8d5a1e0c-51a3-4c1f-9a57-6f1f4f6f5b11")
-
-
-class Refusal(Exception):
-    """An order that is not taken: the venue's reason, and its twin of the preview."""
-
-    def __init__(self, error: str, message: str, preview: str | None = None) -> None:
-        super().__init__(message)
-        self.error, self.message = error, message
-        self.preview = preview or f"PREVIEW_{error}"
 
 
 class Booked(NamedTuple):
@@ -129,7 +111,14 @@ class Broker:
             raise Refusal("INVALID_SIDE", "side must be BUY or SELL")
         configuration = request.get("order_configuration")
         serial = len(self.placed)
-        order = self._order(owner, listing, BUY if side == "BUY" else SELL, configuration)
+        order = order_of(
+            _FIRST_ID + serial,
+            owner,
+            listing,
+            BUY if side == "BUY" else SELL,
+            configuration,
+            self._taker,
+        )
         client_order_id = str(request["client_order_id"])
         placed = Placed(
             order_id=str(uuid.uuid5(_NAMESPACE, f"{owner}/{client_order_id}/{serial}")),
@@ -139,11 +128,11 @@ class Broker:
             configuration=dict(configuration or {}),
             order=order,
             created_ns=now_ns,
-            lot_tick=_lot_tick(listing),
+            lot_tick=lot_tick(listing),
             serial=serial,
             updated_ns=now_ns,
         )
-        self._hold(placed, _quote_size(configuration))
+        self._hold(placed, quote_size(configuration))
         self._open[order.order_id] = placed
         self._engines[placed.product_id].submit(order, now_ns)
         if order.status is Status.REJECTED:
@@ -200,40 +189,6 @@ class Broker:
         """Return the best bid and ask in ticks, 0 for none."""
         engine = self._engines[product_id]
         return engine.best_bid, engine.best_ask
-
-    def _order(self, owner: str, listing: Listing, side: int, configuration: Any) -> Order:
-        if not isinstance(configuration, dict) or len(configuration) != 1:
-            raise Refusal("UNSUPPORTED_ORDER_CONFIGURATION", "exactly one configuration is needed")
-        ((name, terms),) = configuration.items()
-        if name not in _TIFS or not isinstance(terms, dict):
-            raise Refusal("UNSUPPORTED_ORDER_CONFIGURATION", f"{name} is not supported here")
-        number = _FIRST_ID + len(self.placed)
-        market, tif = name == "market_market_ioc", _TIFS[name]
-        price = None if market else _ticks(listing, terms.get("limit_price"))
-        if "quote_size" in terms:
-            if side != BUY or not market or "base_size" in terms:
-                raise Refusal("UNSUPPORTED_ORDER_CONFIGURATION", "quote_size is for market buys")
-            units = self._budget(listing, terms["quote_size"])
-            return Order(number, owner, side, None, 0, tif, quote_units=units)
-        lots = _lots(listing, terms.get("base_size"))
-        if price is not None and EXACT.multiply(_lot_tick(listing), price * lots) < Decimal(
-            MIN_NOTIONAL
-        ):
-            raise _too_small("QUOTE", f"an order is for {MIN_NOTIONAL} at least")
-        expire_ns = _time_ns(terms.get("end_time")) if tif == "GTD" else None
-        post_only = terms.get("post_only", False) is True and tif in ("GTC", "GTD")
-        return Order(number, owner, side, price, lots, tif, post_only, expire_ns)
-
-    def _budget(self, listing: Listing, text: Any) -> int:
-        """Return what a market buy may spend in ticks * lots, so that the fee is covered too."""
-        try:
-            listing.product.ticks(text)
-        except ValueError as e:
-            raise Refusal("INVALID_SIZE_PRECISION", str(e)) from None
-        if Decimal(text) < Decimal(MIN_NOTIONAL):
-            raise _too_small("QUOTE", f"an order is for {MIN_NOTIONAL} at least")
-        whole = EXACT.multiply(_lot_tick(listing), EXACT.add(1, self._taker))
-        return int(Fraction(text) / Fraction(whole))
 
     def _hold(self, placed: Placed, quote_size: str | None) -> None:
         order, listing = placed.order, placed.listing
@@ -315,46 +270,3 @@ def broker_of(
     if engines is None:
         raise QuaverError("this market takes no orders; accounts need one of orders (FlowConfig)")
     return Broker(listings, engines, accounts, fees)
-
-
-def _lot_tick(listing: Listing) -> Decimal:
-    return EXACT.multiply(listing.product.quote_increment, listing.product.base_increment)
-
-
-def _quote_size(configuration: Any) -> str | None:
-    (terms,) = configuration.values()
-    found = terms.get("quote_size")
-    return None if found is None else str(found)
-
-
-def _ticks(listing: Listing, text: Any) -> int:
-    try:
-        ticks = listing.product.ticks(text)
-    except ValueError as e:
-        raise Refusal("INVALID_PRICE_PRECISION", f"limit_price: {e}") from None
-    if ticks == 0:
-        raise Refusal("INVALID_LIMIT_PRICE", "limit_price must be positive")
-    return ticks
-
-
-def _lots(listing: Listing, text: Any) -> int:
-    try:
-        lots = listing.product.lots(text)
-    except ValueError as e:
-        raise Refusal("INVALID_SIZE_PRECISION", f"base_size: {e}") from None
-    if listing.product.size(lots) < listing.product.base_min_size:
-        raise _too_small("BASE", f"an order is for {listing.product.base_min_size} at least")
-    return lots
-
-
-def _too_small(what: str, message: str) -> Refusal:
-    preview = f"PREVIEW_INVALID_{what}_SIZE_TOO_SMALL"
-    return Refusal("UNKNOWN_FAILURE_REASON", message, preview)
-
-
-def _time_ns(text: Any) -> int:
-    try:
-        time: datetime = msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)])
-        return (time - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1) * 1_000
-    except ValueError:
-        raise Refusal("COMMANDER_REJECTED_NEW_ORDER", f"end_time is no time: {text!r}") from None

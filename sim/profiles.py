@@ -37,7 +37,7 @@ _ONE_TICK = ("BTC", "ETH")  # Their spread, at rest.
 # Share of a side's levels that lie within a distance of the mid, in bp.
 DISTANCE_BPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 20000)
 LEVEL_SHARE = (
-    0.0009, 0.002, 0.0047, 0.008, 0.0112, 0.0175, 0.0285, 0.06, 0.144, 0.25, 0.43, 0.66, 1.0,
+    0.0003, 0.0007, 0.0017, 0.003, 0.0065, 0.0135, 0.0285, 0.06, 0.144, 0.25, 0.43, 0.66, 1.0,
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import msgspec
 from market.events import BUY
 from market.ledger import EXACT
 from sim.accounts import ZERO
-from sim.engine import Status
+from sim.ladder import Status
 from sim.orders import Placed
 from sim.wire import timestamp_text
 

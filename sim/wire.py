@@ -14,7 +14,8 @@ import msgspec
 
 from market.events import ASK, BID, BUY
 from market.products import Product
-from sim.engine import Change, Levels, Trade
+from sim.engine import Trade
+from sim.ladder import Change, Levels
 
 HISTORY = 100  # Trades that a market_trades snapshot can hold, per product.
 SECOND_NS = 1_000_000_000

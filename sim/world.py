@@ -9,7 +9,8 @@ from typing import Protocol
 
 from market.errors import QuaverError
 from market.products import Product
-from sim.engine import Change, Levels, Trade
+from sim.engine import Trade
+from sim.ladder import Change, Levels
 from sim.wire import SECOND_NS, Frame, Listing, heartbeat_events, shared_frame, status_events
 
 CONFLATED_NS = 50_000_000

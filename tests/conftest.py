@@ -1,9 +1,13 @@
 """Fixtures that more than one folder of tests uses."""
 
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis.internal.conjecture import providers
+
+from tests.s3 import S3Server
 
 # Hypothesis mixes constants of all project modules loaded so far into what it draws: a test would
 # see other cases after an edit elsewhere, or when other tests run before it.
@@ -27,3 +31,34 @@ def ray_local() -> Iterator[None]:
         )
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server, started once for all tests that need one."""
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    try:
+        yield server
+    finally:
+        server.kill9()
+
+
+@pytest.fixture
+def s3_root(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A data root in a bucket of its own, and the environment that leads to it.
+
+    Ray's workers take that environment from `s3_server.environment`.
+    """
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    return s3_server.bucket(f"bucket-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A data root of each sort."""
+    if request.param == "folder":
+        return str(tmp_path / "root")
+    return str(request.getfixturevalue("s3_root"))

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,20 @@ import pytest
 
 from actors import collector as collecting
 from actors.collector import Collector, CollectorSpec
-from actors.connection import Connection, ConnectionConfig
+from actors.connection import ConnectionConfig
 from actors.plan import in_one
 from actors.raw import partitions, read_manifest
 from actors.reader import Events, Reader
+from actors.recorder import Recorder
 from actors.spool import Spool
 from actors.status import CollectorStatus
 from actors.store import Store
-from market.errors import QuaverError
+from actors.stream import ProductStream
+from market.events import EVENT, Kind
 from market.products import UNIVERSE, product
 from market.windows import WINDOW
 from sim.exchange import Exchange, ExchangeConfig
-from tests.actors.venue import Client, Venue
+from tests.actors.venue import LIMIT_S, Client, Venue, ends, normal, play
 from tests.actors.wire import (
     BEAT_NS,
     BTC,
@@ -41,17 +43,6 @@ from tests.actors.wire import (
 
 IDS = (BTC, ETH)
 CONFIG = ConnectionConfig(silence_s=5.0, snapshot_s=5.0, max_backoff_s=0.01, follow_end=True)
-LIMIT_S = 30
-
-
-def play(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a test's coroutine, but not for ever."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await test()
-
-    asyncio.run(limited())
 
 
 def collector(
@@ -59,6 +50,7 @@ def collector(
     root: Path | None = None,
     ids: tuple[str, ...] = IDS,
     config: ConnectionConfig = CONFIG,
+    wire_format: str = "coinbase-advanced",
 ) -> Collector:
     spec = CollectorSpec(
         name="collector",
@@ -66,6 +58,7 @@ def collector(
         groups=in_one([product(i) for i in ids]),
         root=str(root) if root else None,
         connection=config,
+        wire_format=wire_format,
     )
     return Collector(spec)
 
@@ -218,35 +211,6 @@ def test_more_products_than_a_connection_takes_are_spread() -> None:
 # Against a venue that misbehaves.
 
 
-def normal(wire: Advanced, at_s: int, *ids: str) -> list[bytes]:
-    """Snapshots, then heartbeats that close two beats."""
-    ns = START_NS + at_s * SECOND_NS
-    frames = [wire.snapshot(ns, product_id) for product_id in ids or (BTC,)]
-    return frames + [wire.heartbeat(ns + i * SECOND_NS) for i in range(1, 9)]
-
-
-async def ends(client: Client, at_s: int = 40, *ids: str) -> None:
-    """A connection like any other, closed normally in the end."""
-    await client.subscribed()
-    await client.send(*normal(Advanced(), at_s, *ids))
-
-
-def test_requests_name_one_channel_each_and_books_come_last() -> None:
-    async def test() -> None:
-        async with Venue(lambda client: ends(client, 0, *IDS)) as venue:
-            await streamed(collector(venue.url))
-        (asked,) = venue.connections
-        assert [(a["type"], a["channel"]) for a in asked] == [
-            ("subscribe", "heartbeats"),
-            ("subscribe", "market_trades"),
-            ("subscribe", "level2"),
-        ]
-        assert asked[1]["product_ids"] == asked[2]["product_ids"] == list(IDS)
-        assert not asked[0].get("product_ids")
-
-    play(test)
-
-
 async def crashes(client: Client) -> None:
     await client.subscribed()
     await client.send(*normal(Advanced(), 0))
@@ -289,150 +253,27 @@ def test_a_lost_connection_is_opened_again_and_its_books_with_it(
     play(test)
 
 
-def test_a_normal_close_is_no_end_unless_that_is_asked_for() -> None:
+def test_a_replayed_capture_of_the_exchange_feed_is_collected_by_its_own_decoder(
+    tmp_path: Path,
+) -> None:
+    def at(s: int) -> str:
+        return f'"product_id":"{BTC}","time":"2026-08-09T12:00:{s:02d}.000000Z"'
+
+    async def replays(client: Client) -> None:
+        await client.subscribed()
+        await client.send(
+            b'{"type":"snapshot","product_id":"%b","bids":[["100.00","2"]],"asks":[["101.00","3"]]}'
+            % BTC.encode(),
+            *[f'{{"type":"heartbeat",{at(s)}}}'.encode() for s in range(0, 14)],
+        )
+
     async def test() -> None:
-        again = asyncio.Event()
-
-        async def second(client: Client) -> None:
-            await client.subscribed()
-            again.set()
-            await client.socket.wait_closed()
-
-        async with Venue(ends, second) as venue:
-            ours = collector(venue.url, ids=(BTC,), config=after(follow_end=False))
-            ours.start()
-            await again.wait()
-            await ours.stop()
-            assert (await ours.status()).ended
-
-    play(test)
-
-
-def test_a_connection_that_breaks_at_once_is_tried_again() -> None:
-    async def test() -> None:
-        async def hangs_up(client: Client) -> None:
-            await client.vanish()
-
-        async with Venue(hangs_up, hangs_up, hangs_up, ends) as venue:
-            live = await streamed(collector(venue.url, ids=(BTC,)), (BTC,))
-        assert len(venue.connections) == 4
-        assert live[BTC]["valid"].tolist() == [False, True]
-
-    play(test)
-
-
-def test_a_book_that_is_lost_is_unsubscribed_then_subscribed_alone() -> None:
-    async def test() -> None:
-        async def crosses(client: Client) -> None:
-            wire = Advanced()
-            await client.subscribed()
-            await client.send(*normal(wire, 0, *IDS))
-            ns = START_NS + 9 * SECOND_NS
-            await client.send(wire.book(ns, [("bid", "103.00", "1")]))
-            asked = [await client.request(), await client.request()]
-            assert [(a["type"], a["channel"], a["product_ids"]) for a in asked] == [
-                ("unsubscribe", "level2", [BTC]),
-                ("subscribe", "level2", [BTC]),
-            ]
-            await client.send(wire.snapshot(ns), wire.heartbeat(ns + BEAT_NS))
-            await client.send(wire.heartbeat(ns + 2 * BEAT_NS))
-
-        async with Venue(crosses) as venue:
-            ours = collector(venue.url)
-            live = await streamed(ours)
-        assert len(venue.connections[0]) == 5
-        assert live[BTC]["valid"].astype(int).tolist() == [0, 1, 0, 1]
-        assert live[ETH]["valid"].astype(int).tolist() == [0, 1, 1, 1]
-
-    play(test)
-
-
-def test_a_book_that_does_not_come_is_asked_for_again() -> None:
-    async def test() -> None:
-        async def forgets(client: Client) -> None:
-            wire = Advanced()
-            await client.subscribed()
-            request = asyncio.create_task(client.request())
-            for i in range(10_000):
-                await client.send(wire.heartbeat(START_NS + i))
-                done, _ = await asyncio.wait([request], timeout=0.005)
-                if done:
-                    break
-            assert (request.result()["type"], request.result()["channel"]) == (
-                "unsubscribe",
-                "level2",
-            )
-            await client.request()
-            await client.send(*normal(wire, 1))
-
-        async with Venue(forgets) as venue:
-            ours = collector(venue.url, ids=(BTC,), config=after(snapshot_s=0.1))
+        async with Venue(replays) as venue:
+            ours = collector(venue.url, tmp_path, (BTC,), wire_format="coinbase-exchange")
             live = await streamed(ours, (BTC,))
-        assert len(venue.connections) == 1
-        assert live[BTC]["valid"].tolist() == [False, True]
-
-    play(test)
-
-
-def test_asking_for_all_books_again_stays_within_the_venues_message_rate() -> None:
-    """The venue takes 8 messages per second; one message may name many products."""
-    ids = tuple(listed.id for listed in UNIVERSE[:20])
-
-    async def test() -> None:
-        async def loses_a_frame(client: Client) -> None:
-            wire = Advanced()
-            await client.subscribed()
-            await client.send(*normal(wire, 0, *ids))
-            wire.sequence += 1
-            await client.send(wire.heartbeat(START_NS + 9 * SECOND_NS))
-            asked: set[str] = set()
-            while asked != set(ids):
-                request = await client.request()
-                if request["type"] == "subscribe":
-                    asked |= set(request["product_ids"])
-
-        async with Venue(loses_a_frame) as venue:
-            await streamed(collector(venue.url, ids=ids), ids)
-        assert len(venue.connections[0]) - 3 <= 8
-
-    play(test)
-
-
-def test_a_refusal_is_counted_and_harms_no_book() -> None:
-    async def test() -> None:
-        async def refuses(client: Client) -> None:
-            wire = Advanced()
-            await client.subscribed()
-            await client.send(*normal(wire, 0))
-            await client.send(b'{"type":"error","message":"subscribe or unsubscribe required"}')
-            await client.send(wire.heartbeat(START_NS + 12 * SECOND_NS))
-
-        async with Venue(refuses) as venue:
-            ours = collector(venue.url, ids=(BTC,))
-            live = await streamed(ours, (BTC,))
-            counts = (await ours.status()).counts
         assert live[BTC]["valid"].tolist() == [False, True, True]
-        assert counts["error: subscribe or unsubscribe required"] == 1
-        assert counts.get("corrupt", 0) == 0
-
-    play(test)
-
-
-def test_a_frame_as_large_as_a_real_snapshot_is_read() -> None:
-    async def test() -> None:
-        async def large(client: Client) -> None:
-            wire = Advanced()
-            await client.subscribed()
-            levels = [("bid", f"{i}.00", "0.12345678") for i in range(1, 40_000)]
-            levels += [("offer", f"{i}.00", "0.12345678") for i in range(50_000, 90_000)]
-            frame = wire.book(START_NS, levels, kind="snapshot")
-            assert len(frame) > 5_000_000
-            await client.send(frame, *[wire.heartbeat(START_NS + i * BEAT_NS) for i in (1, 2)])
-
-        async with Venue(large) as venue:
-            live = await streamed(collector(venue.url, ids=(BTC,)), (BTC,))
-        assert live[BTC]["valid"].tolist() == [False, True]
-        assert (live[BTC]["bid"][1], live[BTC]["ask"][1]) == (3_999_900, 5_000_000)
+        assert (live[BTC]["bid"][1], live[BTC]["ask"][1]) == (10_000, 10_100)
+        assert_same_windows(rebuilt_windows(Store(str(tmp_path))), live)
 
     play(test)
 
@@ -443,7 +284,10 @@ def test_corrupt_frames_are_kept_aside_verbatim(tmp_path: Path) -> None:
     async def test() -> None:
         async def lies(client: Client) -> None:
             await client.subscribed()
-            await client.send(*normal(Advanced(), 0), corrupt)
+            wire = Advanced()
+            await client.send(*normal(wire, 0), corrupt)
+            wire.sequence = 10
+            await client.send(wire.heartbeat(START_NS + 9 * SECOND_NS))
 
         async with Venue(lies) as venue:
             ours = collector(venue.url, tmp_path, (BTC,))
@@ -585,6 +429,57 @@ def test_a_row_that_cannot_be_takes_out_its_product_alone(
     play(test)
 
 
+def test_a_product_given_up_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Reader.frame
+
+    def faulty(self: Reader, data: bytes, recv_ns: int) -> Events:
+        events = read(self, data, recv_ns)
+        for product_id, rows in events:
+            if product_id == BTC and rows["kind"][0] == Kind.SNAPSHOT:
+                rows["price"] = -1
+        return events
+
+    monkeypatch.setattr(Reader, "frame", faulty)
+
+    async def test() -> None:
+        async def loses_the_other(client: Client) -> None:
+            wire = Advanced()
+            await client.subscribed()
+            await client.send(*normal(wire, 0, *IDS))
+            ns = START_NS + 9 * SECOND_NS
+            await client.send(wire.book(ns, [("bid", "103.00", "1")], product_id=ETH))
+            # Asked for, and as it does not come, asked for again: by then the other was due too.
+            for _ in range(4):
+                assert (await client.request())["product_ids"] == [ETH]
+
+        async with Venue(loses_the_other) as venue:
+            await streamed(collector(venue.url, config=after(snapshot_s=0.01)))
+        assert len(venue.connections[0]) >= 7
+
+    play(test)
+
+
+def test_a_day_begins_with_the_book_as_it_was_before_the_frame_that_begins_it() -> None:
+    """Also where the frame's first row is one that changes the book."""
+    put: list[tuple[str, np.ndarray]] = []
+
+    class Kept:
+        def put(self, product: Any, day: str, session_ns: int, rows: Any, counts: Any) -> None:
+            put.append((day, rows))
+
+    def level(kind: Kind, ns: int, side: int, price: int) -> np.ndarray:
+        return np.array([(ns, 0, kind, side, 1, 0, price, 5, 0)], EVENT)
+
+    stream = ProductStream(Recorder(Kept()), product(BTC))
+    snapshot = [level(Kind.SNAPSHOT, MIDNIGHT_NS - 1, side, 100 + side) for side in (0, 1)]
+    snapshot[0]["last"] = 0
+    stream.apply(np.concatenate(snapshot))
+    stream.apply(level(Kind.CHANGE, MIDNIGHT_NS + 1, 1, 103))
+    carried = next(rows for day, rows in put if day == DAYS[1])
+    assert carried["kind"].tolist() == [Kind.CARRIED] * 2
+    assert carried["price"].tolist() == [100, 101]
+
+
 def test_a_status_tells_of_every_product_and_of_the_connections(tmp_path: Path) -> None:
     async def test() -> None:
         async with simulated(duration_s=20.0) as exchange:
@@ -643,37 +538,6 @@ def test_a_new_consumer_of_the_stream_takes_over_without_losing_a_beat(tmp_path:
     play(test)
 
 
-def test_a_book_that_never_comes_leaves_the_others_alone(tmp_path: Path) -> None:
-    async def one_book(client: Client) -> None:
-        wire = Advanced()
-        await client.subscribed()
-        await client.send(wire.snapshot(START_NS, BTC))
-        for asked_again in range(1, 3):
-            await client.send(wire.heartbeat(START_NS + asked_again * BEAT_NS))
-            while (request := await client.request())["type"] != "subscribe":
-                assert request["product_ids"] == [ETH]
-            await client.send(wire.heartbeat(START_NS + asked_again * BEAT_NS + SECOND_NS))
-
-    async def test() -> None:
-        async with Venue(one_book) as venue:
-            ours = collector(venue.url, None, IDS, after(snapshot_s=1e-6))
-            ours.start()
-            await ours.finished()
-            assert len(venue.connections) == 1
-            assert (await ours.status()).counts["valid windows"] == 1
-
-    play(test)
-
-
-def test_patience_with_a_book_grows_and_stays_finite() -> None:
-    listing = {BTC: product(BTC)}
-    reader = Reader(lambda products: lambda batch: pytest.fail("no frame"), listing)
-    config = after(snapshot_s=15.0)
-    one = Connection("ws://127.0.0.1:1", [BTC], reader, lambda events: None, bool, config)
-    waits = [one._subscriptions.patience_s(times) for times in (1, 2, 3, 50, 5_000)]
-    assert waits == [15.0, 30.0, 60.0, 600.0, 600.0]  # A week of asking for a dead product.
-
-
 def test_a_stop_while_the_rest_is_written_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -699,20 +563,3 @@ def test_a_stop_while_the_rest_is_written_waits_for_it(
         assert partitions(Store(str(tmp_path)))
 
     play(test)
-
-
-# What is refused before anything is opened.
-
-
-@pytest.mark.parametrize("count", [0, 26])
-def test_a_connection_takes_1_to_25_products(count: int) -> None:
-    reader = Reader(lambda products: lambda batch: pytest.fail("no frame"), {})
-    with pytest.raises(QuaverError, match="25"):
-        Connection(
-            "ws://127.0.0.1:1",
-            [listed.id for listed in UNIVERSE[:count]],
-            reader,
-            lambda events: None,
-            lambda product_id: False,
-            CONFIG,
-        )

@@ -395,6 +395,7 @@ def test_what_a_partition_refuses_is_set_aside_and_the_others_go_on(
     config = SpoolConfig(flush_s=0.01, folder=str(refused))
     Spool(other, "a test", "next", config).close(LIMIT_S)
     assert_same_rows(recorded(other, BTC), expected(BTC, 10))
+    assert read_manifest(other, ETH, DAY) is None
     assert [path.name for path in refused.iterdir()] == ["root"]
 
 
@@ -495,3 +496,20 @@ def test_a_segment_without_rows_gives_no_part(tmp_path: Path) -> None:
     header = Header(writer="w", number=0, source="a test", collector="c")
     path.write_bytes(encode_header(header) + encode_block([], []))
     assert pieces_of(read_segment(path), last=True) == []
+
+
+class Forgetful(Store):
+    """A root whose answer to an update is lost, so that it is tried again."""
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
+        super().update(path, change)
+        super().update(path, change)
+
+
+def test_a_commit_whose_answer_was_lost_lists_its_part_once(tmp_path: Path) -> None:
+    store = Forgetful(str(tmp_path))
+    with spooling(store, SMALL) as spool:
+        for number in range(5):
+            put(spool, number)
+            flushed(spool)
+    assert_all(store, 5)

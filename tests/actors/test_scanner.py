@@ -25,7 +25,19 @@ from actors.scanner import Scanner
 from market.events import ASK, BID, EVENT, Kind
 from market.products import MAX_UNITS, UNIVERSE, Product, product_of
 from sim.wire import Listing, shared_frame
-from tests.actors.wire import BTC, ETH, START_NS, Advanced, Levels, Walk, listed, rfc3339
+from tests.actors.wire import (
+    BTC,
+    DAY_NS,
+    DISCONNECT,
+    ETH,
+    MIDNIGHT_NS,
+    START_NS,
+    Advanced,
+    Levels,
+    Walk,
+    listed,
+    rfc3339,
+)
 from tests.helpers import recording
 
 PRODUCTS = listed(BTC, ETH)
@@ -486,3 +498,123 @@ def assert_same_events(
     for (_, ours), (_, theirs) in zip(found, wanted, strict=True):
         assert ours.dtype == theirs.dtype
         assert ours.tolist() == theirs.tolist()
+
+
+def per_product(events: Iterable[tuple[str, np.ndarray]]) -> dict[str, list[Any]]:
+    """All rows of each product, in order."""
+    found: dict[str, list[Any]] = {}
+    for name, rows in events:
+        found.setdefault(name, []).extend(rows.tolist())
+    return found
+
+
+def assert_lines_equal_frames(frames: list[bytes], cuts: list[int], recv_ns: int = 7) -> Reader:
+    """A capture's lines in blocks, and its frames one by one without a scanner, say the same."""
+    plain, ours = Reader(general, PRODUCTS), Reader(decoder, PRODUCTS)
+    wanted, found = [], []
+    for data in frames:
+        lost = data == DISCONNECT
+        wanted += plain.disconnected(recv_ns) if lost else plain.frame(data, recv_ns)
+    for first, last in pairwise(cuts):
+        block = b"".join(frame + b"\n" for frame in frames[first:last])
+        found += [event for events in ours.lines(block, recv_ns) for event in events]
+    assert per_product(found) == per_product(wanted)
+    assert dict(+ours.counts) == dict(+plain.counts)
+    assert [ours.counts_of(p) for p in PRODUCTS] == [plain.counts_of(p) for p in PRODUCTS]
+    assert ours.corrupt == plain.corrupt
+    assert ours.read == len(frames)
+    return ours
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lines_in_blocks_of_any_size_equal_frames_read_one_by_one(seed: int) -> None:
+    chance = random.Random(seed)
+    frames = [
+        part
+        for frame in hostile_stream(seed)
+        for part in ([DISCONNECT, frame] if chance.random() < 0.01 else [frame])
+        if b"\n" not in frame and frame.strip() == frame
+    ]
+    frames = [frame.replace(b"\n", b"") for frame in frames]
+    cuts = sorted({0, len(frames), *(chance.randrange(len(frames)) for _ in range(seed * 8))})
+    ours = assert_lines_equal_frames(frames, cuts)
+    kinds = ("gaps", "duplicates", "corrupt", "market_trades", "disconnects", "corrupt: time leap")
+    assert min(ours.counts[kind] for kind in kinds) > 0
+
+
+FATES = st.lists(
+    st.tuples(
+        st.sampled_from(["book"] * 8 + ["eth"] * 4 + ["snapshot", "trades", "heartbeat", "again"])
+        | st.sampled_from(["skip", "damage", "disconnect", "foreign", "late"]),
+        st.sampled_from([0, 1, 10**6, 3 * 10**9, 4 * 10**9, 9 * 10**9, 13 * 3_600 * 10**9]),
+    ),
+    max_size=60,
+)
+
+
+@pytest.mark.slow
+@settings(STEADY, max_examples=400)
+@given(fates=FATES, seed=st.integers(0, 99), first=st.sampled_from([0, 5]))
+def test_lines_of_any_fate_equal_frames_read_one_by_one(
+    fates: list[tuple[str, int]], seed: int, first: int
+) -> None:
+    wire, ns, frames, trade = Advanced(first), START_NS, [], 1
+    chance = random.Random(seed)
+    for fate, later_ns in fates:
+        ns += later_ns
+        if fate == "again" and frames:
+            frames.append(frames[-1])
+        elif fate == "skip":
+            wire.sequence += chance.randrange(1, 3)
+        elif fate == "disconnect":
+            frames.append(DISCONNECT)
+            wire = Advanced(chance.randrange(3))
+        elif fate == "heartbeat":
+            frames.append(wire.heartbeat(ns))
+        elif fate == "trades":
+            trade += chance.randrange(3)
+            frames.append(wire.trades(ns, [(trade, "BUY", "99.00", "1")]))
+        elif fate == "snapshot":
+            frames.append(wire.snapshot(ns, chance.choice([BTC, ETH])))
+        else:
+            name = {"eth": ETH, "foreign": "OTHER-USD"}.get(fate, BTC)
+            at_ns = ns - (10**10 if fate == "late" else 0)
+            frame = wire.book(at_ns, LEVELS * chance.randrange(1, 3), name)
+            frames.append(frame.replace(b"62318.81", b"62318.811") if fate == "damage" else frame)
+    cuts = sorted({0, len(frames), *(chance.randrange(len(frames) + 1) for _ in range(5))})
+    assert_lines_equal_frames(frames, cuts)
+
+
+def test_lines_end_as_they_do_and_empty_ones_say_nothing() -> None:
+    wire = Advanced()
+    frames = [wire.snapshot(START_NS), *(wire.book(START_NS + i, LEVELS) for i in range(5))]
+    found = []
+    for end in (b"\n", b"\r\n", b" \n", b"\n\n \n"):
+        ours = Reader(decoder, PRODUCTS)
+        block = b"".join(frame + end for frame in frames)
+        found.append(per_product(e for events in ours.lines(block, 0) for e in events))
+        assert ours.read == 6
+    assert all(one == found[0] for one in found) and len(found[0][BTC]) == 1 + 6 + 10
+
+
+def test_a_frame_that_begins_a_day_stands_alone() -> None:
+    wire = Advanced()
+    times = [START_NS, START_NS + 1, MIDNIGHT_NS - 1, MIDNIGHT_NS, MIDNIGHT_NS + 1]
+    block = b"".join(wire.book(ns, LEVELS) + b"\n" for ns in times)
+    ours = Reader(decoder, PRODUCTS)
+    days = [
+        {int(ns) // DAY_NS for _, rows in events for ns in rows["ns"]}
+        for events in ours.lines(block, 0)
+        if events
+    ]
+    today = START_NS // DAY_NS
+    assert days == [{today}, {today}, {today + 1}, {today + 1}]
+
+
+def test_a_new_connection_that_has_had_a_time_may_not_leap() -> None:
+    first, again = Advanced(), Advanced()
+    frames = [first.snapshot(START_NS), first.book(START_NS + 1, LEVELS), DISCONNECT]
+    frames += [again.trades(START_NS + 2, [(1, "BUY", "9", "1")], kind="snapshot")]  # No time.
+    frames += [again.book(START_NS + 3, LEVELS), again.book(START_NS + 2 * DAY_NS, LEVELS)]
+    ours = assert_lines_equal_frames(frames, [0, len(frames)])
+    assert ours.counts["corrupt: time leap"] == 1

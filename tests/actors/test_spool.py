@@ -271,6 +271,18 @@ def test_over_its_limit_the_spool_is_full_takes_marks_and_comes_back(
     assert [(g.ns, g.reason) for g in manifest.sessions[0].gaps][:1] == [(ns, "overflow")]
 
 
+def test_a_limit_below_a_segment_is_no_end(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with spooling(store, SpoolConfig(flush_s=0.01, max_bytes=2_000)) as spool:
+        number = 0
+        while not spool.full and number < 200:
+            put(spool, number)
+            flushed(spool)
+            number += 1
+        wait_for(lambda: spool.status().moved_parts > 0 and not spool.full)
+    assert_same_rows(recorded(store, BTC), expected(BTC, number))
+
+
 class _Away(Store):
     """A root that can be away."""
 

@@ -95,6 +95,10 @@ class Advanced:
         event = {"current_time": "2026-08-09 12:00:00 +0000 UTC", "heartbeat_counter": 1}
         return self.frame("heartbeats", ns, [event])
 
+    def ack(self, ns: int, has: dict[str, list[str]]) -> bytes:
+        """A frame of `subscriptions`: the whole set of each channel."""
+        return self.frame("subscriptions", ns, [{"subscriptions": has}])
+
 
 class Walk:
     """A venue whose books move at random, never crossed; `frames` is what it sends.

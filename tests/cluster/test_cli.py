@@ -21,7 +21,10 @@ from market.actions import Fees
 from market.errors import QuaverError
 from tests.helpers import recording, replay_windows
 
-VERBS = ("demo", "import", "build", "sweep", "report", "serve", "show-config")
+VERBS = (
+    "demo", "import", "build", "sweep", "report", "serve", "health", "replay", "exchange",
+    "show-config",
+)  # fmt: skip
 
 
 def quaver(*arguments: str, timeout_s: float = 100) -> subprocess.CompletedProcess[str]:

@@ -15,13 +15,18 @@ from rich.console import Console
 
 from actors import fleet
 from actors.connection import ConnectionState, ConnectionStatus
+from actors.listing import Listing
 from actors.raw import partitions, read_manifest, read_partition
 from actors.spool import SpoolStatus
 from actors.status import CollectorStatus, Latency, ProductStatus
 from actors.store import Store
 from cluster import cli
-from cluster.record import Statuses, line, table
+from cluster import record as recording_command
+from cluster.config import load_config
+from cluster.record import Rates, Statuses, line, listed_products, table
+from market.errors import QuaverError
 from market.events import Kind
+from market.products import product
 from tests.actors.market import LIMIT_S, market, wait_for
 
 IDS = ("BTC-USD", "ETH-USD", "SOL-USD")
@@ -108,10 +113,74 @@ def test_the_table_is_readable_in_80_columns() -> None:
     assert "LONGNAME0-USD never" in shown and "LONGNAME18-USD 18 s" in shown
 
 
+def test_a_collector_that_restarted_has_no_rate_until_it_is_seen_twice() -> None:
+    rates = Rates()
+    assert rates.of({"a": status("a", pid=1)}) == {}
+    assert set(rates.of({"a": status("a", pid=1), "b": "restarting"})) == {"a"}
+    assert rates.of({"a": status("a", pid=2)}) == {}
+
+
 def test_without_a_terminal_there_is_a_line() -> None:
     said = line(STATUSES, {"collector-0": 33_000.0, "collector-10": 1.0}, 61.0)
     assert said.startswith("0:01:01 36/38 books, 33,001 updates/s, p99 1234 ms, gaps: disconnect")
     assert said.endswith("collector-2 restarting") and "\n" not in said
+
+
+def listed(
+    monkeypatch: pytest.MonkeyPatch, answer: Listing | QuaverError, *overrides: str
+) -> tuple[list[str], str, list[str]]:
+    """What is recorded, what was said of it, and which address was asked."""
+    asked = []
+
+    def fetch(rest_url: str, wanted: list[str], timeout_s: float) -> Listing:
+        asked.append(rest_url)
+        if isinstance(answer, QuaverError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(recording_command, "fetch_products", fetch)
+    console = Console(file=io.StringIO(), width=200)
+    products = listed_products(load_config(None, list(overrides)), console)
+    return [p.id for p in products], console.file.getvalue(), asked  # type: ignore[attr-defined]
+
+
+TWO = Listing(
+    products=[product("BTC-USD"), product("ETH-USD")],
+    left_out={"SOL-USD": "its status is offline"},
+    changed={"ETH-USD": "0.01 in the built-in table, 0.1 today"},
+)
+
+
+def test_the_live_feeds_products_are_those_that_the_venue_lists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids, said, asked = listed(monkeypatch, TWO)
+    assert ids == ["BTC-USD", "ETH-USD"]
+    assert asked == ["https://api.coinbase.com/api/v3/brokerage"]
+    assert "SOL-USD is left out: its status is offline" in said
+    assert "increments of ETH-USD are not the table's" in said
+
+
+def test_a_listing_that_cannot_be_had_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, said, _ = listed(monkeypatch, QuaverError("cannot get [today's] products"))
+    assert len(ids) == 55
+    assert "warning: cannot get [today's] products" in said
+
+
+def test_another_feed_is_recorded_with_the_built_in_table_unless_it_has_a_listing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = "feed_url=ws://127.0.0.1:1"
+    ids, said, asked = listed(monkeypatch, TWO, own)
+    assert (len(ids), asked, said.count("built-in table")) == (55, [], 1)
+    ids, _, asked = listed(monkeypatch, TWO, own, "rest_url=http://127.0.0.1:2")
+    assert (ids, asked) == (["BTC-USD", "ETH-USD"], ["http://127.0.0.1:2"])
+
+
+def test_nothing_to_record_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = Listing(products=[], left_out={"BTC-USD": "offline"}, changed={})
+    with pytest.raises(QuaverError, match="none of the configured products"):
+        listed(monkeypatch, nothing)
 
 
 Quaver = Callable[..., "subprocess.Popen[str]"]
@@ -200,6 +269,21 @@ def rows_recorded(root: Path) -> dict[str, int]:
 def on_disk(root: Path) -> int:
     """How many bytes the spool has, wherever they are."""
     return sum(path.stat().st_size for path in root.rglob("*.seg"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_spool_that_cannot_be_written_is_said_at_once(
+    ray_local: None, quaver: Quaver, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    where = f"ray_address={ray.get_runtime_context().gcs_address}"
+    spool = f"spool.folder={tmp_path}/file/below"
+    process = quaver(*recording(tmp_path, "ws://127.0.0.1:1", "--set", where, "--set", spool))
+    shown, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    assert "cannot keep a spool" in shown and "Traceback" not in shown
+    assert fleet.running() == {}
 
 
 @pytest.mark.ray

@@ -3,15 +3,19 @@
 import base64
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from actors.formats import FORMATS
 from actors.raw import partitions, read_manifest
 from actors.store import Store
-from datasets.imports import FORMATS, Imported, import_capture, parse_increments
+from datasets import captures
+from datasets.imports import Imported, import_capture, parse_increments
 from market.errors import QuaverError
 from market.products import Product, product_of
 from tests.actors.wire import (
@@ -158,7 +162,7 @@ def test_another_capture_of_the_same_time_is_refused(tmp_path: Path) -> None:
 
 
 def test_progress_is_told_with_the_number_of_frames(tmp_path: Path) -> None:
-    frames = stretch(1, seconds=1_200)
+    frames = stretch(1, seconds=4_000)
     told: list[int] = []
     store = Store(str(tmp_path / "root"))
     import_capture(store, capture(tmp_path / "a.jsonl", frames), ADVANCED, {}, told.append)
@@ -307,6 +311,66 @@ def test_a_damaged_gzip_is_named(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(QuaverError, match=r"a\.jsonl\.gz"):
         load(tmp_path / "root", path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_a_line_without_an_end_is_named_and_not_held(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captures, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(captures, "LONGEST_LINE_BYTES", 1 << 20)
+    frames = stretch(9)
+    path = capture(tmp_path / name, [*frames, b"x" * (1 << 20), b"y" * (3 << 20), *frames])
+    with pytest.raises(QuaverError, match=rf"{name}: line {len(frames) + 2} is longer than 1 MiB"):
+        load(tmp_path / "root", path)
+    assert_same_windows(
+        rebuilt_windows(Store(str(tmp_path / "root"))), live_windows([*frames, b"x"])
+    )
+
+
+_IMPORT = """
+import sys
+from pathlib import Path
+from actors.store import Store
+from datasets.imports import import_capture
+from market.errors import QuaverError
+try:
+    import_capture(Store(sys.argv[1]), Path(sys.argv[2]), "coinbase-advanced", {})
+except QuaverError as e:
+    print(e)
+peak = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
+print(peak[0].split()[1])
+"""
+
+
+def peak_mib(root: Path, path: Path) -> tuple[float, str]:
+    """The most memory that an import in a process of its own had, and what it said before."""
+    command = [sys.executable, "-c", _IMPORT, str(root), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    *said, peak = done.stdout.splitlines()
+    return int(peak) / 1024, " ".join(said)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    walk = Walk(1)
+    start = walk.snapshots(START_NS)
+    frames = list(walk.frames(START_NS + SECOND_NS, START_NS + 12 * 3_600 * SECOND_NS))
+    short = capture(tmp_path / "short.jsonl", [*start, *frames[: len(frames) // 4]])
+    long = capture(tmp_path / "long.jsonl", [*start, *frames])
+    peaks = [peak_mib(tmp_path / path.stem, path)[0] for path in (short, long)]
+    assert peaks[1] < peaks[0] + 60
+
+
+@pytest.mark.slow
+def test_a_gzip_bomb_is_refused_in_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.jsonl.gz"
+    with gzip.open(path, "wb") as file:
+        for _ in range(1_000):
+            file.write(b"0" * (1 << 20))
+    peak, said = peak_mib(tmp_path / "root", path)
+    assert "line 1 is longer than 64 MiB" in said
+    assert peak < 600
 
 
 def test_corrupt_frames_are_kept_aside_verbatim_with_their_reason(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
 
 from market.errors import QuaverError
 from market.products import UNIVERSE
-from sim.exchange import Exchange, ExchangeConfig
+from sim.exchange import Exchange
+from sim.exchange_config import ExchangeConfig
+from sim.flow import FlowConfig
 from sim.market_model import MarketConfig
 from sim.wire import DecimalText, timestamp_text
 from tests.sim.venue import (
@@ -289,3 +291,82 @@ def test_a_client_that_vanishes_does_not_stop_the_others() -> None:
         assert frames[-1]["sequence_num"] - frames[0]["sequence_num"] == len(frames) - 1
 
     play(script, duration_s=500.0)
+
+
+# Over the market of orders.
+
+FLOW_IDS = ("XRP-USD", "STRK-USD")
+
+
+def ms_of(frame: Frame) -> int:
+    return round(datetime.fromisoformat(frame["timestamp"]).timestamp() * 1_000)
+
+
+def test_a_market_of_orders_is_conflated_batched_and_rebuilt_from_its_frames() -> None:
+    frames: list[Frame] = []
+
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        for channel in ("heartbeats", "market_trades", "level2"):
+            await ask(socket, "subscribe", channel, *FLOW_IDS)
+        frames.extend(await until_closed(socket))
+
+    flow = FlowConfig(seed=3, activity=10.0)
+    exchange = play(script, products=FLOW_IDS, market=flow, duration_s=20.0)
+    assert [frame["sequence_num"] for frame in frames] == list(range(len(frames)))
+    books: dict[str, Book] = {}
+    slots: dict[tuple[str, str], list[int]] = {}
+    for frame in frames:
+        if frame["channel"] == "l2_data":
+            apply(books, frame)
+            book = books[frame["events"][0]["product_id"]]
+            assert 0 < max(book["bid"]) < min(book["offer"])
+            levels = [(u["side"], u["price_level"]) for u in frame["events"][0]["updates"]]
+            assert len(levels) == len(set(levels))
+        event = frame["events"][0]
+        if event.get("type") == "update":
+            name = event.get("product_id") or event["trades"][0]["product_id"]
+            step_ms = 50 if frame["channel"] == "l2_data" else 250
+            slots.setdefault((frame["channel"], name), []).append(ms_of(frame) // step_ms)
+    assert books == {name: true_book(exchange, name) for name in FLOW_IDS}
+    assert len(slots) == 4
+    for taken in slots.values():
+        assert len(taken) == len(set(taken)) > 5  # One frame of a product in a slot.
+
+
+def test_the_status_channel_lists_every_product_again_and_again() -> None:
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        await ask(socket, "subscribe", "status")
+        frames = await until_ack(socket)
+        assert [row["id"] for row in frames[0]["events"][0]["products"]] == list(IDS)
+        await ask(socket, "subscribe", "level2", IDS[0])
+        frames = await until_closed(socket)
+        rows = [f["events"][0]["products"] for f in frames if f["channel"] == "status"]
+        assert len(rows) == 3  # At 0, 5 and 10 seconds.
+        assert rows[0][0]["quote_increment"] == "0.01"
+
+    play(script, duration_s=10.5)
+
+
+def test_heartbeats_go_on_after_a_refusal_of_too_many_books() -> None:
+    ids = tuple(listed.id for listed in UNIVERSE[:31])
+
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        await ask(socket, "subscribe", "heartbeats")
+        await until_ack(socket)
+        await ask(socket, "subscribe", "level2", *ids)
+        while "type" not in await receive(socket):
+            pass
+        counters = [(await receive(socket))["events"][0]["heartbeat_counter"] for _ in range(3)]
+        assert counters == [counters[0], counters[0] + 1, counters[0] + 2]
+        assert socket.close_code is None
+
+    async def with_another(exchange: Exchange, socket: ClientConnection) -> None:
+        async with connect(exchange.url, max_size=None) as other:
+            await ask(other, "subscribe", "level2", ids[0])
+            read = asyncio.ensure_future(until_closed(other))
+            try:
+                await script(exchange, socket)
+            finally:
+                read.cancel()
+
+    play(with_another, products=ids)

@@ -21,10 +21,12 @@ from market.events import BUY, SELL
 from market.products import product
 from sim.accounts import AccountConfig, Accounts
 from sim.auth import ApiKey, Keyring, Unauthorized, new_key, sign
-from sim.exchange import Exchange, ExchangeConfig
+from sim.exchange import Exchange
+from sim.exchange_config import ExchangeConfig
 from sim.faults import Fault, FaultKind
-from sim.orders import Broker, Placed, Refusal
-from sim.rest import PREFIX
+from sim.orders import Broker, Placed
+from sim.rest_calls import PREFIX
+from sim.terms import Refusal
 from sim.wire import Listing
 from tests.sim.venue import (
     ALICE,
@@ -372,6 +374,19 @@ def test_a_key_may_be_for_looking_only() -> None:
         assert (await api.call("GET", "/orders/historical/batch"))[1]["orders"] == []
 
     trade(script, accounts=(ALICE, bob))
+
+
+def test_nobody_cancels_the_order_of_another() -> None:
+    key, pem = owner_key("bob")
+
+    async def script(exchange: Exchange, api: Api) -> None:
+        first = await api.order("BUY", limit("99.00", "1"))
+        api.name, api.pem = key.name, pem
+        _, done = await api.call("POST", "/orders/batch_cancel", {"order_ids": [first["order_id"]]})
+        assert done["results"][0]["failure_reason"] == "UNKNOWN_CANCEL_ORDER"
+        assert exchange.book("BTC-USD")[0][9_900] == 10**8
+
+    trade(script, accounts=(ALICE, AccountConfig(owner="bob", keys=(key,))))
 
 
 @pytest.mark.parametrize("body", [[], {"product_id": "BTC-USD"}, {"client_order_id": ""}])

@@ -13,9 +13,12 @@ from market.events import BUY, SELL
 from market.products import Product, product
 from sim.accounts import AccountConfig
 from sim.auth import ApiKey, new_key, sign
-from sim.engine import Change, Engine, Levels, Order, Trade
-from sim.exchange import Exchange, ExchangeConfig
-from sim.rest import PREFIX, Rest
+from sim.engine import Engine, Trade
+from sim.exchange import Exchange
+from sim.exchange_config import ExchangeConfig
+from sim.ladder import Change, Levels, Order
+from sim.rest import Rest
+from sim.rest_calls import PREFIX
 
 IDS = ("BTC-USD", "XRP-USD")
 Frame = dict[str, Any]
