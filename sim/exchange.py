@@ -42,7 +42,7 @@ from sim.world import Market, World
 MAX_LEVEL2_PRODUCTS = 30
 LIMITED = "rate limit exceeded"  # The venue's own text is not known.
 SEND_BUFFER_BYTES = 1 << 16
-_UNLIMITED_BYTES = 1 << 40
+_UNLIMITED_BYTES = 1 << 30  # As much as uvloop takes.
 _CLOSE_TIMEOUT_S = 1.0
 
 
