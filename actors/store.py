@@ -1,8 +1,10 @@
 """Where files are kept: a local folder or `s3://bucket/prefix`, the same layout in both.
 
 Files are written whole or not at all: a local file is renamed into place once it is on disk, an S3
-object is one put. Credentials and endpoint come from the usual AWS environment, which pyarrow (that
-reads and lists) and boto3 (that writes) understand alike.
+object is one put. Credentials and endpoint come from the usual AWS environment, which boto3 (that
+reads and writes) and pyarrow (that lists) understand alike. Nothing is sent before a path is used,
+so that a collector can start while its S3 is away; a server that is gone, or accepts and then stays
+silent, makes a call fail within two minutes.
 """
 
 import hashlib
@@ -12,13 +14,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NotConnected
 from filelock import FileLock
 from pyarrow import ArrowException, fs
 
@@ -28,10 +32,17 @@ _LOCK_TIMEOUT_S, _LOCK_POLL_S = 60.0, 0.005
 _UPDATE_TRIES = 50
 _UPDATE_BACKOFF_S = 0.02  # Doubled with each try, at most _UPDATE_MAX_BACKOFF_S; full jitter.
 _UPDATE_MAX_BACKOFF_S = 1.0
-_S3_RETRIES = Config(retries={"mode": "standard", "max_attempts": 3})
+_CONNECT_S, _SILENCE_S, _ATTEMPTS = 5.0, 30.0, 3
+_S3_CONFIG = Config(
+    connect_timeout=_CONNECT_S,
+    read_timeout=_SILENCE_S,
+    retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+)
+_CHECK_CONFIG = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1})
 _URI_OPTIONS = {"region", "scheme", "endpoint_override"}
 _LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _ABSENT = {"NoSuchKey", "404"}
+_ABSENT_FILE = "raw"  # There is a folder of that name, never a file.
 
 
 class Store:
@@ -48,10 +59,12 @@ class Store:
         self.root = str(self._local) if self.is_local else root
         try:
             if self.is_local:
-                self._fs, self._base = fs.LocalFileSystem(), str(self._local)
+                self._base = str(self._local)
             else:
-                self._fs, self._base = fs.FileSystem.from_uri(root)
-                self._s3 = _s3_client(root, self._fs.region)
+                # With a region behind its own options, which go first, none is looked up.
+                parsed = f"{root}{'&' if '?' in root else '?'}region=none"
+                _, self._base = fs.FileSystem.from_uri(parsed)
+                self._s3 = _s3_client(root, _S3_CONFIG)
             if not self._base:
                 raise ValueError("there is no bucket in it")
         except (ArrowException, BotoCoreError, OSError, ValueError) as e:
@@ -64,8 +77,26 @@ class Store:
 
     @property
     def filesystem(self) -> fs.FileSystem:
-        """The pyarrow file system, for libraries that want one."""
-        return self._fs
+        """The pyarrow file system, for libraries that want one; QuaverError as in `write`."""
+        with self._named("reach", "what lies"):
+            return self._fs
+
+    def check(self) -> str | None:
+        """Return in words why the root cannot be reached just now, None if it can; takes seconds.
+
+        QuaverError if it is for the user to mend: no such bucket, wrong keys.
+        """
+        with self._named("read", _ABSENT_FILE):
+            try:
+                if not self.is_local:
+                    client = _s3_client(self.root, _CHECK_CONFIG)
+                    client.get_object(**self._named_object(_ABSENT_FILE))
+            except (BotoCoreError, ClientError) as e:
+                if _is_away(e):
+                    return str(e)
+                if _code(e) not in _ABSENT:
+                    raise
+        return None
 
     def full_path(self, path: str = "") -> str:
         """Return a path as the file system names it."""
@@ -114,11 +145,15 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """Return a file's bytes; FileNotFoundError if there is none, QuaverError as all others."""
-        with (
-            self._named("read", path, passing=FileNotFoundError),
-            self._fs.open_input_file(self.full_path(path)) as f,
-        ):
-            return bytes(f.read())
+        with self._named("read", path, passing=FileNotFoundError):
+            if self.is_local:
+                with self._fs.open_input_file(self.full_path(path)) as f:
+                    return bytes(f.read())
+            # In one request: pyarrow asks for the size first, and cuts off what grows in between.
+            data, _ = self._read_tagged(path)
+            if data is None:
+                raise FileNotFoundError(self.full_path(path))
+            return data
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at this path."""
@@ -175,6 +210,10 @@ class Store:
             beside.unlink(missing_ok=True)
             lock.release()
 
+    @cached_property
+    def _fs(self) -> fs.FileSystem:
+        return fs.LocalFileSystem() if self.is_local else _s3_filesystem(self.root, self._s3)
+
     def _named_object(self, path: str) -> dict[str, str]:
         bucket, _, key = self.full_path(path).partition("/")
         return {"Bucket": bucket, "Key": key}
@@ -186,7 +225,7 @@ class Store:
             with found["Body"] as body:
                 return body.read(), {"IfMatch": found["ETag"]}
         except ClientError as e:
-            if e.response["Error"]["Code"] not in _ABSENT:
+            if _code(e) not in _ABSENT:
                 raise
             return None, {"IfNoneMatch": "*"}
 
@@ -195,7 +234,7 @@ class Store:
         try:
             self._s3.put_object(**self._named_object(path), Body=data, **condition)
         except ClientError as e:
-            if e.response["Error"]["Code"] not in _LOST_RACE | _ABSENT:
+            if _code(e) not in _LOST_RACE | _ABSENT:
                 raise
             return False
         return True
@@ -247,14 +286,52 @@ def _check_uri(root: str) -> None:
         )
 
 
-def _s3_client(root: str, region: str) -> Any:
-    """Return a boto3 client, which threads may share, for the server that pyarrow talks to."""
-    options = {name: values[-1] for name, values in parse_qs(urlsplit(root).query).items()}
+def _options(root: str) -> dict[str, str]:
+    return {name: values[-1] for name, values in parse_qs(urlsplit(root).query).items()}
+
+
+def _s3_client(root: str, config: Config) -> Any:
+    """Return a boto3 client, which threads may share."""
+    options = _options(root)
     endpoint = options.get("endpoint_override")
     if endpoint and "://" not in endpoint:
         endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
     session = boto3.session.Session()  # One's own: the default one is not for several threads.
-    return session.client("s3", region_name=region, endpoint_url=endpoint, config=_S3_RETRIES)
+    return session.client(
+        "s3", region_name=options.get("region"), endpoint_url=endpoint, config=config
+    )
+
+
+def _s3_filesystem(root: str, client: Any) -> fs.S3FileSystem:
+    """Return the file system of the server that a boto3 client talks to.
+
+    A bucket of Amazon's is looked up where it is not said in which region it lies.
+    """
+    server = urlsplit(client.meta.endpoint_url)
+    of_amazon = server.netloc.endswith(".amazonaws.com")
+    region = _options(root).get("region")
+    if region is None and of_amazon:
+        region = fs.resolve_s3_region(urlsplit(root).netloc)
+    return fs.S3FileSystem(
+        region=region or client.meta.region_name,
+        scheme=server.scheme,
+        endpoint_override=None if of_amazon else server.netloc,
+        connect_timeout=_CONNECT_S,
+        request_timeout=_SILENCE_S,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+    )
+
+
+def _is_away(e: BotoCoreError | ClientError) -> bool:
+    """Whether a server could not be reached or is in trouble; else the request was wrong."""
+    if isinstance(e, ClientError):
+        status = e.response["ResponseMetadata"]["HTTPStatusCode"]
+        return status >= 500 or status in (408, 429)
+    return isinstance(e, HTTPClientError | NotConnected)
+
+
+def _code(e: BotoCoreError | ClientError) -> str:
+    return str(e.response["Error"]["Code"]) if isinstance(e, ClientError) else ""
 
 
 def sha256(data: bytes | memoryview) -> str:

@@ -41,6 +41,13 @@ NameOption = Annotated[str, typer.Option("--name", help="name of the sweep")]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; see quaver show-config")
 ]
+IncrementsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--increments",
+        help="price and size grid of a product, e.g. BTC-USD=0.01,0.00000001; may repeat",
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="one configuration value, e.g. fees.taker_bps=60; may repeat"),
@@ -89,13 +96,7 @@ def import_(
     out: Annotated[
         str, typer.Option("--out", help="data root: a folder or s3://bucket/prefix", metavar="ROOT")
     ],
-    increments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--increments",
-            help="price and size grid of a product, e.g. BTC-USD=0.01,0.00000001; may repeat",
-        ),
-    ] = None,
+    increments: IncrementsOption = None,
 ) -> None:
     """Read captured frames into raw partitions.
 
@@ -232,6 +233,7 @@ def record(
     wire_format: Annotated[
         WireFormat | None, typer.Option("--wire-format", help="of the feed's frames")
     ] = None,
+    increments: IncrementsOption = None,
     stop: Annotated[
         bool, typer.Option("--stop", help="stop the fleet that runs on the cluster")
     ] = False,
@@ -254,6 +256,10 @@ def record(
         overrides.append(f"products={json.dumps(ids)}")
     if wire_format:
         overrides.append(f"wire_format={wire_format.value}")
+    if increments:
+        given = [text.partition("=") for text in increments]
+        table = ", ".join(f"{json.dumps(p)} = {json.dumps(grid)}" for p, _, grid in given)
+        overrides.append(f"increments={{{table}}}")
     chosen = load_config(config, overrides)
     if stop:
         run_stop(chosen, _console)

@@ -19,9 +19,10 @@ from actors.quarantine import QuarantineConfig
 from actors.raw import SIMULATED
 from actors.spool import SpoolConfig
 from datasets.health import HealthConfig
+from datasets.imports import parse_increments
 from market.actions import Fees
 from market.errors import QuaverError
-from market.products import UNIVERSE, product
+from market.products import UNIVERSE, Product, product
 from market.trader import TraderConfig
 from sim.market_model import MarketConfig
 from tune.config import SweepConfig, TrainConfig, variants
@@ -30,7 +31,7 @@ from tune.models import SeedConfig
 LIVE_FEED = "wss://advanced-trade-ws.coinbase.com"
 LIVE_REST = "https://api.coinbase.com/api/v3/brokerage"
 
-_REPLACED = "sweep.grid"  # A table that is one value: another one takes its place.
+_REPLACED = ("sweep.grid", "increments")  # Tables that are one value: another takes its place.
 _OPEN = "sweep.trial_resources."  # A table that takes keys it does not have, and keeps the others.
 
 _Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -85,6 +86,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Literal["coinbase-advanced", "coinbase-exchange"],
         msgspec.Meta(description="of the feed's frames; a replayed capture may have another"),
     ] = "coinbase-advanced"
+    increments: Annotated[
+        dict[str, str],
+        msgspec.Meta(
+            description='price and size grid of products, "QUOTE,BASE" by id; those of any other '
+            "are the venue's, or the built-in table's"
+        ),
+    ] = {}
     rest_url: Annotated[
         str,
         msgspec.Meta(
@@ -132,11 +140,18 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
     return config
 
 
+def grids(config: Config) -> dict[str, Product]:
+    """Return the products whose increments are configured, by id."""
+    return dict(parse_increments(f"{p}={grid}") for p, grid in config.increments.items())
+
+
 def _check(config: Config) -> None:
     """Raise a QuaverError for what the types alone do not say."""
+    given = grids(config)
     for name, ids in (("products", config.products), ("demo.products", config.demo.products)):
         for product_id in ids:
-            product(product_id)
+            if name == "demo.products" or product_id not in given:
+                product(product_id)
             if ids.count(product_id) > 1:
                 raise QuaverError(f"configuration: {name} has {product_id} more than once")
     if config.feed_url != SIMULATED:
@@ -187,7 +202,7 @@ def _merge(into: dict[str, Any], given: dict[str, Any], source: str, above: str 
             near = difflib.get_close_matches(key, into, n=1, cutoff=0.0)
             hint = f"; did you mean {above}{near[0]}?" if near else ""
             raise QuaverError(f"{source}: there is no key {name}{hint}")
-        if isinstance(into.get(key), dict) and name != _REPLACED:
+        if isinstance(into.get(key), dict) and name not in _REPLACED:
             if not isinstance(value, dict):
                 raise QuaverError(f"{source}: {name} is a table of keys, not a value")
             _merge(into[key], value, source, f"{name}.")

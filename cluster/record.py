@@ -22,7 +22,7 @@ from actors.plan import plan
 from actors.raw import SIMULATED
 from actors.status import CollectorStatus
 from actors.store import Store
-from cluster.config import LIVE_FEED, LIVE_REST, Config
+from cluster.config import LIVE_FEED, LIVE_REST, Config, grids
 from cluster.session import ray_session
 from market.errors import QuaverError
 from market.products import Product, product
@@ -43,6 +43,9 @@ def run_record(config: Config, store: Store, console: Console) -> None:
     """
     if config.feed_url == SIMULATED:
         raise QuaverError("what is simulated is not worth keeping; give --feed a websocket")
+    if why := store.check():
+        _say(console, f"[bold yellow]warning:[/] {store.root} is away: {escape(why)}; what is "
+             "received waits in the spool")  # fmt: skip
     specs = specs_of(config, store.root, listed_products(config, console))
     with ray_session(config.ray_address), _interrupts() as interrupted:
         running = fleet.start(specs)
@@ -77,16 +80,26 @@ def run_stop(config: Config, console: Console) -> None:
 
 
 def listed_products(config: Config, console: Console) -> tuple[Product, ...]:
-    """Return the configured products as the venue lists them; say what is left out, and why."""
+    """Return the configured products as the venue lists them; say what is left out, and why.
+
+    Those whose increments are configured are not asked for.
+    """
+    given = grids(config)
+    ours = tuple(given[p] for p in config.products if p in given)
+    others = [p for p in config.products if p not in given]
+    return (*ours, *_listed(config, others, console)) if others else ours
+
+
+def _listed(config: Config, wanted: list[str], console: Console) -> tuple[Product, ...]:
     rest_url = config.rest_url or (LIVE_REST if config.feed_url == LIVE_FEED else "")
     if not rest_url:
         _say(console, "increments: the built-in table, as rest_url is not set for this feed")
-        return tuple(product(product_id) for product_id in config.products)
+        return tuple(product(product_id) for product_id in wanted)
     try:
-        listing = fetch_products(rest_url, list(config.products), _LISTING_S)
+        listing = fetch_products(rest_url, wanted, _LISTING_S)
     except QuaverError as e:
         _say(console, f"[bold yellow]warning:[/] {escape(str(e))}; going on with that")
-        return tuple(product(product_id) for product_id in config.products)
+        return tuple(product(product_id) for product_id in wanted)
     for product_id, why in listing.left_out.items():
         _say(console, f"[bold yellow]{product_id} is left out:[/] {escape(why)}")
     for product_id, how in listing.changed.items():
@@ -166,9 +179,9 @@ def _show(
             alive = [s for s in statuses.values() if isinstance(s, CollectorStatus)]
             per_s, elapsed_s = rates.of(statuses), time.monotonic() - began
             for status in alive:
-                for problem in set(status.problems) - problems:
+                for problem in set(_problems(status)) - problems:
                     problems.add(problem)
-                    _say(console, f"[bold red]{status.name}:[/] {problem}")
+                    _say(console, f"[bold red]{status.name}:[/] {escape(problem)}")
             if console.is_terminal:
                 display.update(table(statuses, per_s, elapsed_s, root))
             elif elapsed_s - said_s >= _LINE_S or not said_s:
@@ -176,6 +189,11 @@ def _show(
                 _say(console, line(statuses, per_s, elapsed_s))
             if alive and len(alive) == len(actors) and all(s.ended for s in alive):
                 return
+
+
+def _problems(status: CollectorStatus) -> list[str]:
+    why = status.spool.last_error if status.spool else None
+    return [*status.problems, *([why] if why else [])]
 
 
 def table(statuses: Statuses, per_s: dict[str, float], elapsed_s: float, root: str) -> Table:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis.internal.conjecture import providers
 
+from tests.helpers import Quaver, commands
 from tests.s3 import S3Server
 
 # Hypothesis mixes constants of all project modules loaded so far into what it draws: a test would
@@ -44,21 +45,29 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3_root(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A data root in a bucket of its own, and the environment that leads to it.
+def s3_root(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A data root in a bucket of its own, a home, and the environment that leads to both.
 
     Ray's workers take that environment from `s3_server.environment`.
     """
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # Where the spool of such a root lies.
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     return s3_server.bucket(f"bucket-{uuid.uuid4().hex[:12]}")
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A data root of each sort."""
     if request.param == "folder":
         return str(tmp_path / "root")
     return str(request.getfixturevalue("s3_root"))
+
+
+@pytest.fixture
+def quaver() -> Iterator[Quaver]:
+    """Return a function that starts the command line; what is left of it is ended."""
+    with commands() as start:
+        yield start

@@ -1,8 +1,14 @@
 """What several tests share: the recordings, and the product's own path over them."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 
@@ -11,6 +17,7 @@ from actors.store import Store
 from datasets.build import windows_of
 from datasets.imports import import_capture, parse_increments
 
+Quaver = Callable[..., "subprocess.Popen[str]"]  # Starts the command line with arguments.
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -41,3 +48,31 @@ def replay_windows(
         assert manifest is not None
         found.setdefault(product_id, []).append(windows_of(read_partition(store, manifest)))
     return {product_id: np.concatenate(days) for product_id, days in found.items()}
+
+
+@contextmanager
+def commands() -> Iterator[Quaver]:
+    """Give a function that starts the command line; what is left of it at the end is ended."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from cluster.cli import main; main()", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
+            start_new_session=True,  # With a process group of its own, as a shell gives it.
+        )
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            if process.poll() is None:
+                family = psutil.Process(process.pid).children(recursive=True)
+                for member in [process, *family]:
+                    member.kill()
+            process.communicate()

@@ -76,6 +76,11 @@ class S3Server:
         client.close()
         return f"s3://{name}/prefix"
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not killed since."""
+        return self._process is not None
+
     def restart(self) -> None:
         """Start the server, which must not run, and wait until it answers."""
         assert self._process is None

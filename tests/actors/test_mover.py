@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from actors.mover import pieces_of
 from actors.raw import Gap, Manifest, read_manifest, stretches
 from actors.segments import Header, encode_block, encode_header, read_segment, segments_of
-from actors.spool import Spool, SpoolConfig
+from actors.spool import Spool, SpoolConfig, spool_folder
 from actors.store import Store
 from market.errors import QuaverError
 from market.events import EVENT, Kind, Reason, mark
@@ -69,7 +69,7 @@ def manifest_of(store: Store, product_id: str = BTC, day: str = DAY) -> Manifest
     return manifest
 
 
-def left_behind(root: Path, puts: int, config: SpoolConfig = SMALL) -> Path:
+def left_behind(root: Path | str, puts: int, config: SpoolConfig = SMALL) -> Path:
     """The folder of a collector that put this much, each on disk, and died with the root away."""
     store = Failing(str(root))
     store.fails = lambda doing, path: True
@@ -78,7 +78,7 @@ def left_behind(root: Path, puts: int, config: SpoolConfig = SMALL) -> Path:
         put(spool, number)
         flushed(spool)
     spool.close(0.1)
-    (folder,) = (root / "spool").glob("dead-*")
+    (folder,) = spool_folder(store, config).glob("dead-*")
     assert f"stay in {folder}" in (spool.status().last_error or "")
     return folder
 
@@ -90,15 +90,15 @@ def assert_all(store: Store, puts: int) -> None:
         listed = [p.name for s in manifest_of(store, product_id).sessions for p in s.parts]
         lies = [p for p in store.files(f"raw/product={product_id}") if p.endswith(".parquet")]
         assert sorted(Path(p).name for p in lies) == sorted(listed)
-    assert not list((Path(store.root) / "spool").iterdir())
+    assert not list(spool_folder(store, SMALL).iterdir())
 
 
 # A root that fails.
 
 
 @pytest.mark.parametrize("doing", ["write", "written", "update", "updated"])
-def test_a_root_that_fails_and_comes_back_has_everything_once(tmp_path: Path, doing: str) -> None:
-    store, failures = Failing(str(tmp_path)), []
+def test_a_root_that_fails_and_comes_back_has_everything_once(root: str, doing: str) -> None:
+    store, failures = Failing(root), []
 
     def fails(now: str, path: str) -> bool:
         failures.append(path)
@@ -113,8 +113,8 @@ def test_a_root_that_fails_and_comes_back_has_everything_once(tmp_path: Path, do
     assert_all(store, 40)
 
 
-def test_while_the_root_is_away_rows_wait_on_disk_and_not_in_memory(tmp_path: Path) -> None:
-    store = Failing(str(tmp_path))
+def test_while_the_root_is_away_rows_wait_on_disk_and_not_in_memory(root: str) -> None:
+    store = Failing(root)
     store.fails = lambda doing, path: True
     with spooling(store, SMALL) as spool:
         for number in range(40):
@@ -134,12 +134,12 @@ def test_while_the_root_is_away_rows_wait_on_disk_and_not_in_memory(tmp_path: Pa
     assert_all(store, 40)
 
 
-def test_patience_at_the_end_is_kept_and_the_rest_is_for_the_next_start(tmp_path: Path) -> None:
+def test_patience_at_the_end_is_kept_and_the_rest_is_for_the_next_start(root: str) -> None:
     began = time.monotonic()
-    folder = left_behind(tmp_path, 5)
+    folder = left_behind(root, 5)
     assert time.monotonic() - began < 5
     assert len(segments_of(folder)) == 3
-    store = Store(str(tmp_path))
+    store = Store(root)
     Spool(store, "a test", "next", SMALL).close(LIMIT_S)
     assert_all(store, 5)
 
@@ -163,9 +163,9 @@ def test_a_mover_that_is_surprised_goes_on(tmp_path: Path) -> None:
 # A writer that was killed.
 
 
-def test_a_session_that_broke_off_says_so(tmp_path: Path) -> None:
-    left_behind(tmp_path, 5)
-    store = Store(str(tmp_path))
+def test_a_session_that_broke_off_says_so(root: str) -> None:
+    left_behind(root, 5)
+    store = Store(root)
     Spool(store, "a test", "next", SMALL).close(LIMIT_S)
     for product_id in IDS:
         (session,) = manifest_of(store, product_id).sessions
@@ -277,8 +277,8 @@ def test_what_lies_beside_the_spool_is_not_touched(tmp_path: Path) -> None:
 
 
 @contextmanager
-def process(root: Path, mode: str, point: str = "-") -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "tests.actors.spooling", str(root), mode, point]
+def process(root: str, mode: str, point: str = "-") -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "tests.actors.spooling", root, mode, point]
     child = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     )
@@ -309,9 +309,9 @@ def read_until_dead(
     return confirmed, len(times), min(killed, time.monotonic()), times
 
 
-def assert_prefix_survived(root: Path, least: int, most: int) -> None:
+def assert_prefix_survived(root: str, least: int, most: int) -> None:
     """After the next start: a prefix of what was put, of every product, each row once."""
-    store = Store(str(root))
+    store = Store(root)
     Spool(store, "a test", "next", SMALL).close(LIMIT_S)
     for product_id in IDS:
         rows, manifest = recorded(store, product_id), manifest_of(store, product_id)
@@ -324,44 +324,40 @@ def assert_prefix_survived(root: Path, least: int, most: int) -> None:
         listed = [part.name for part in session.parts]
         lies = [p for p in store.files(f"raw/product={product_id}") if p.endswith(".parquet")]
         assert sorted(Path(p).name for p in lies) == sorted(listed)
-    assert not list((root / "spool").iterdir())
+    assert not list(spool_folder(store, SMALL).iterdir())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_a_kill_loses_at_most_a_second_and_nothing_that_was_confirmed(
-    tmp_path: Path, seed: int
-) -> None:
+def test_a_kill_loses_at_most_a_second_and_nothing_that_was_confirmed(root: str, seed: int) -> None:
     kill_after = int(np.random.default_rng(seed).integers(1_000, 2_000))
-    with process(tmp_path, "record") as child:
+    with process(root, "record") as child:
         confirmed, puts, killed, times = read_until_dead(child, kill_after)
     old = sum(at < killed - 1.0 for at in times)
     assert confirmed > 0 and old > 0
-    assert_prefix_survived(tmp_path, max(confirmed, old), puts)
+    assert_prefix_survived(root, max(confirmed, old), puts)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["after part", "after commit"])
-def test_a_kill_while_a_segment_is_moved_repeats_and_loses_nothing(
-    tmp_path: Path, point: str
-) -> None:
-    with process(tmp_path, "record", point) as child:
+def test_a_kill_while_a_segment_is_moved_repeats_and_loses_nothing(root: str, point: str) -> None:
+    with process(root, "record", point) as child:
         confirmed, puts, _, _ = read_until_dead(child, None)
         assert child.wait(LIMIT_S) == -9
     assert confirmed > 0
-    assert_prefix_survived(tmp_path, confirmed, puts)
+    assert_prefix_survived(root, confirmed, puts)
 
 
 @pytest.mark.slow
-def test_of_two_that_would_adopt_one_does(tmp_path: Path) -> None:
-    left_behind(tmp_path, 60)
-    with process(tmp_path, "adopt") as one, process(tmp_path, "adopt") as other:
+def test_of_two_that_would_adopt_one_does(root: str) -> None:
+    left_behind(root, 60)
+    with process(root, "adopt") as one, process(root, "adopt") as other:
         for child in (one, other):
             assert child.stdout and child.stdout.readline() == "ready\n"
         for child in (one, other):
             child.communicate("go\n", timeout=LIMIT_S)
             assert child.returncode == 0
-    assert_all(Store(str(tmp_path)), 60)
+    assert_all(Store(root), 60)
 
 
 # What a partition does not take.
@@ -506,8 +502,8 @@ class Forgetful(Store):
         super().update(path, change)
 
 
-def test_a_commit_whose_answer_was_lost_lists_its_part_once(tmp_path: Path) -> None:
-    store = Forgetful(str(tmp_path))
+def test_a_commit_whose_answer_was_lost_lists_its_part_once(root: str) -> None:
+    store = Forgetful(root)
     with spooling(store, SMALL) as spool:
         for number in range(5):
             put(spool, number)

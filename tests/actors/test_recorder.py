@@ -66,8 +66,11 @@ def gaps(store: Store, product_id: str, day: str) -> list[tuple[int, str]]:
     return [(gap.ns, gap.reason) for session in manifest.sessions for gap in session.gaps]
 
 
-def everything(root: Path) -> dict[str, bytes]:
-    """Every file under a root, hidden ones included."""
+def everything(root: Path | Store) -> dict[str, bytes]:
+    """Every file under a root, in a folder hidden ones included."""
+    if isinstance(root, Store) and not root.is_local:
+        return {path: root.read(path) for path in root.files("")}
+    root = Path(root.root) if isinstance(root, Store) else root
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
@@ -225,12 +228,12 @@ def test_parts_are_zstd_integers(tmp_path: Path) -> None:
             assert str(field.type) in ("int64", "int8", "bool") and not field.nullable
 
 
-def test_recording_the_same_frames_again_changes_no_byte(tmp_path: Path) -> None:
-    frames, store = not_synced(Walk(4)), Store(str(tmp_path))
+def test_recording_the_same_frames_again_changes_no_byte(root: str) -> None:
+    frames, store = not_synced(Walk(4)), Store(root)
     record(store, frames, part_rows=100)
-    once = everything(tmp_path)
+    once = everything(store)
     record(store, frames, part_rows=100)
-    assert everything(tmp_path) == once
+    assert everything(store) == once
 
 
 def test_recording_again_in_other_parts_duplicates_no_row(tmp_path: Path) -> None:
@@ -240,14 +243,14 @@ def test_recording_again_in_other_parts_duplicates_no_row(tmp_path: Path) -> Non
     assert_same_windows(rebuilt_windows(store), live_windows(frames))
 
 
-def test_recording_again_in_fewer_parts_leaves_none_behind(tmp_path: Path) -> None:
+def test_recording_again_in_fewer_parts_leaves_none_behind(root: str) -> None:
     """Who reads the folder without its manifest must not find rows twice either."""
-    frames, store = synced(Walk(4)), Store(str(tmp_path))
+    frames, store = synced(Walk(4)), Store(root)
     record(store, frames, part_rows=40)
     record(store, frames)
     manifests = [read_manifest(store, *partition) for partition in partitions(store)]
     parts = [part.name for m in manifests if m for s in m.sessions for part in s.parts]
-    assert sorted(p.name for p in tmp_path.rglob("*.parquet")) == sorted(parts)
+    assert sorted(Path(p).name for p in store.files("") if p.endswith("parquet")) == sorted(parts)
 
 
 def test_no_temporary_and_no_unlisted_file_is_left(tmp_path: Path) -> None:
@@ -256,8 +259,8 @@ def test_no_temporary_and_no_unlisted_file_is_left(tmp_path: Path) -> None:
     assert all(name == "manifest.json" or name.startswith("part-") for name in names)
 
 
-def test_a_part_that_is_not_listed_does_not_exist(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
+def test_a_part_that_is_not_listed_does_not_exist(root: str) -> None:
+    store = Store(root)
     record(store, synced(Walk(6)))
     before = rebuilt_windows(store)
     folder = partition_path(BTC, DAYS[0])
@@ -282,8 +285,8 @@ def stretch(seed: int, start_ns: int, seconds: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_two_recordings_of_a_day_stand_side_by_side(tmp_path: Path, order: tuple[int, int]) -> None:
-    store = Store(str(tmp_path))
+def test_two_recordings_of_a_day_stand_side_by_side(root: str, order: tuple[int, int]) -> None:
+    store = Store(root)
     stretches = [stretch(1, START_NS, 30), stretch(2, START_NS + 100 * SECOND_NS, 30)]
     for i in order:
         record(store, stretches[i])
@@ -304,13 +307,13 @@ def test_a_recording_that_broke_off_is_not_continued_by_the_next(tmp_path: Path)
 
 
 @pytest.mark.parametrize("shift_s", [-15, 10])
-def test_another_recording_of_the_same_time_is_refused(tmp_path: Path, shift_s: int) -> None:
-    store = Store(str(tmp_path))
+def test_another_recording_of_the_same_time_is_refused(root: str, shift_s: int) -> None:
+    store = Store(root)
     record(store, stretch(1, START_NS, 30))
-    before = everything(tmp_path)
+    before = everything(store)
     with pytest.raises(QuaverError, match=f"{BTC}.*{DAYS[0]}.*another root"):
         record(store, stretch(2, START_NS + shift_s * SECOND_NS, 30))
-    assert everything(tmp_path) == before
+    assert everything(store) == before
 
 
 def test_another_grid_is_refused(tmp_path: Path) -> None:
@@ -409,18 +412,18 @@ def damaged(store: Store, how: str) -> None:
         "another version",
     ],
 )
-def test_a_damaged_partition_is_named_and_not_used(tmp_path: Path, how: str) -> None:
-    store = Store(str(tmp_path))
+def test_a_damaged_partition_is_named_and_not_used(root: str, how: str) -> None:
+    store = Store(root)
     record(store, stretch(1, START_NS, 20))
     damaged(store, how)
     with pytest.raises(QuaverError) as caught:
         events_of(store)
     assert partition_path(BTC, DAYS[0]) in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
+    assert root in str(caught.value)
 
 
-def test_there_is_no_manifest_where_nothing_was_recorded(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
+def test_there_is_no_manifest_where_nothing_was_recorded(root: str) -> None:
+    store = Store(root)
     assert read_manifest(store, BTC, DAYS[0]) is None
     assert partitions(store) == []
 
@@ -468,8 +471,8 @@ class _Refusing(Store):
         super().write(path, data)
 
 
-def test_nothing_follows_a_part_that_could_not_be_written(tmp_path: Path) -> None:
-    store = _Refusing(str(tmp_path))
+def test_nothing_follows_a_part_that_could_not_be_written(root: str) -> None:
+    store = _Refusing(root)
     wire = Advanced()
     frames = [wire.snapshot(START_NS)]
     frames += [wire.heartbeat(START_NS + i * BEAT_NS) for i in range(1, 40)]
@@ -681,9 +684,9 @@ def test_what_is_held_keeps_nothing_else_alive(tmp_path: Path) -> None:
     assert len(events_of(Store(str(tmp_path)))) == 3
 
 
-def test_commits_beside_each_other_all_stand(tmp_path: Path) -> None:
+def test_commits_beside_each_other_all_stand(root: str) -> None:
     """Collectors on several machines write to one manifest."""
-    store, rows = Store(str(tmp_path)), np.array(levels(START_NS, [1], [3]), EVENT)
+    store, rows = Store(root), np.array(levels(START_NS, [1], [3]), EVENT)
 
     def one(writer: int) -> None:
         for number in range(5):

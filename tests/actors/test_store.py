@@ -171,6 +171,16 @@ Store(sys.argv[1]).update(sys.argv[2], hold)
 """
 
 
+def test_a_file_that_grows_is_read_whole_as_it_was_or_as_it_is(root: str) -> None:
+    store, whole = Store(root), [b"x" * n + b"." for n in range(1, 3_000, 100)]
+    store.write(FILE, whole[0])
+    with ThreadPoolExecutor(1) as thread:
+        growing = thread.submit(lambda: [store.write(FILE, data) for data in whole * 4])
+        while not growing.done():
+            assert store.read(FILE) in whole
+        growing.result()
+
+
 def test_who_is_killed_in_an_update_leaves_no_lock(
     root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,7 +319,7 @@ def test_a_put_that_is_cut_off_leaves_what_was_there(
     store, data = Store(s3_root), os.urandom(12 << 20)
     if there_before:
         store.write(FILE, b"before")
-    monkeypatch.setattr(store_module, "_S3_RETRIES", Config(retries={"total_max_attempts": 1}))
+    monkeypatch.setattr(store_module, "_S3_CONFIG", Config(retries={"total_max_attempts": 1}))
     with Cutter(s3_server.url, 8 << 20).open() as cutter:
         monkeypatch.setenv("AWS_ENDPOINT_URL", cutter.url)
         cut = Store(f"{s3_root}?region=us-east-1")
@@ -328,7 +338,7 @@ def test_a_put_that_is_cut_off_leaves_what_was_there(
 def test_what_a_server_acknowledged_before_it_was_killed_is_there(
     s3_root: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_S3_RETRIES", Config(retries={"total_max_attempts": 1}))
+    monkeypatch.setattr(store_module, "_S3_CONFIG", Config(retries={"total_max_attempts": 1}))
     store, rng = Store(s3_root), random.Random(1)
     wanted = {f"raw/{i:04d}": rng.randbytes(rng.randrange(1, 1 << 19)) for i in range(2_000)}
     acknowledged: set[str] = set()

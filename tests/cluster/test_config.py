@@ -7,8 +7,9 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 import cluster
-from cluster.config import Config, as_toml, load_config
+from cluster.config import Config, as_toml, grids, load_config
 from market.errors import QuaverError
+from market.products import product_of
 
 
 def test_defaults_are_those_of_the_definitions() -> None:
@@ -35,6 +36,17 @@ def test_an_override_beats_the_file_and_the_file_beats_the_default(tmp_path: Pat
 def test_a_grid_given_replaces_the_default_one() -> None:
     config = load_config(None, ['sweep.grid={objective=["bce"]}'])
     assert config.sweep.grid == {"objective": ["bce"]}
+
+
+def test_increments_make_a_product_that_can_be_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "quaver.toml"
+    path.write_text('products = ["A-B"]\n[increments]\n"C-D" = "1,1"\n"A-B" = "0.1,0.01"\n')
+    config = load_config(path, [])
+    assert grids(config)["A-B"] == product_of("A-B", "0.1", "0.01")
+    path.write_text(as_toml(config))
+    assert load_config(path, []) == config
+    with pytest.raises(QuaverError, match="A-B"):
+        load_config(path, ['increments={"C-D" = "1,1"}'])
 
 
 def test_a_resource_given_is_added_to_the_others_or_replaces_its_own(tmp_path: Path) -> None:

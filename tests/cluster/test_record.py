@@ -3,12 +3,9 @@
 import io
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 from rich.console import Console
@@ -28,6 +25,7 @@ from market.errors import QuaverError
 from market.events import Kind
 from market.products import product
 from tests.actors.market import LIMIT_S, market, wait_for
+from tests.helpers import Quaver
 
 IDS = ("BTC-USD", "ETH-USD", "SOL-USD")
 SECOND_NS = 1_000_000_000
@@ -177,39 +175,26 @@ def test_another_feed_is_recorded_with_the_built_in_table_unless_it_has_a_listin
     assert (ids, asked) == (["BTC-USD", "ETH-USD"], ["http://127.0.0.1:2"])
 
 
+def test_products_whose_increments_are_given_are_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids, _, asked = listed(
+        monkeypatch, TWO, 'products=["NEW-USD"]', 'increments={"NEW-USD" = "0.1,0.001"}'
+    )
+    assert (ids, asked) == (["NEW-USD"], [])
+    ids, _, asked = listed(
+        monkeypatch,
+        TWO,
+        'products=["BTC-USD", "NEW-USD", "ETH-USD"]',
+        'increments={"NEW-USD" = "0.1,0.001"}',
+    )
+    assert (sorted(ids), len(asked)) == (["BTC-USD", "ETH-USD", "NEW-USD"], 1)
+
+
 def test_nothing_to_record_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = Listing(products=[], left_out={"BTC-USD": "offline"}, changed={})
     with pytest.raises(QuaverError, match="none of the configured products"):
         listed(monkeypatch, nothing)
-
-
-Quaver = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def quaver() -> Iterator[Quaver]:
-    """Return a function that starts the command line; what is left of it is ended."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from cluster.cli import main; main()", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
-            start_new_session=True,  # With a process group of its own, as a shell gives it.
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            family = psutil.Process(process.pid).children(recursive=True)
-            for member in [process, *family]:
-                member.kill()
-        process.communicate(timeout=LIMIT_S)
 
 
 @pytest.mark.parametrize(
@@ -221,6 +206,8 @@ def quaver() -> Iterator[Quaver]:
         (["--data", "OUT", "--feed", "simulated"], "--feed"),
         (["--data", "OUT", "--products", "BTC-USD,NO-USD"], "NO-USD"),
         (["--data", "OUT", "--products", ","], "$.products"),
+        (["--data", "OUT", "--increments", "NO-USD"], "NO-USD"),
+        (["--data", "OUT", "--increments", "NO-USD=0.1"], "QUOTE_INCREMENT,BASE_INCREMENT"),
         (["--data", "OUT", "--wire-format", "csv"], "coinbase-exchange"),
         (["--data", "OUT", "--set", "fleet.products_per_connection=26"], "products_per_connection"),
         (["--data", "OUT", "--set", "rest_url=nowhere"], "rest_url"),
@@ -244,6 +231,22 @@ def test_a_mistake_is_one_message_and_exit_code_1(
     assert caught.value.code == 1
     assert said in shown.err and "Traceback" not in shown.err + shown.out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mistake", "said"), [("bucket", "bucket does not exist"), ("key", "SignatureDoesNotMatch")]
+)
+def test_a_wrong_s3_root_is_said_before_anything_starts(
+    mistake: str, said: str, s3_root: str, monkeypatch: pytest.MonkeyPatch, quaver: Quaver
+) -> None:
+    root = "s3://no-such-bucket/prefix" if mistake == "bucket" else s3_root
+    if mistake == "key":
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    process = quaver("record", "--data", root, "--feed", "ws://127.0.0.1:1")
+    shown, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    assert said in shown and root in shown and shown.count("\n") == 1
 
 
 def recording(root: Path, url: str, *more: str) -> list[str]:
