@@ -1,15 +1,14 @@
 """The fleet under every fault that the exchange knows, its actors killed in between.
 
 Afterwards: windows == what an omniscient collector has, wherever ours claims validity; every gap
-that it claims has a cause; nothing is there twice; what each kind of fault cost is printed.
+that it claims has a cause; nothing is there twice; what each kind of fault cost is printed. Once
+into a folder, once into an S3 server that is itself killed for a while.
 """
 
-import asyncio
-import contextlib
 import os
-import random
-import signal
-import time
+import pickle
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,37 +16,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import ray
 from numpy.typing import NDArray
 
-from actors import fleet
-from actors.collector import CollectorSpec
-from actors.connection import ConnectionConfig
-from actors.plan import FleetConfig, plan
-from actors.raw import read_manifest, read_partition
-from actors.spool import SpoolConfig
+from actors.raw import day_of, read_manifest, read_partition
 from actors.status import CollectorStatus
 from actors.store import Store
 from market.events import Kind, Reason
-from market.products import product
 from market.windows import BEAT_NS, WINDOW, WindowBuilder
-from sim.actor import ExchangeActor
-from sim.exchange_config import DEFAULT_START_NS, ExchangeConfig
-from sim.faults import REST_KINDS, FaultConfig, FaultKind
-from sim.flow import FlowConfig
+from sim.exchange_config import DEFAULT_START_NS
+from sim.faults import REST_KINDS, FaultKind
 from sim.tape import FaultDone, Tape, read_tape
 from tests.chaos import omniscient
+from tests.chaos.scene import CONNECTION, END_NS, IDS, KILLS, SECOND_NS, SECONDS, SPEED, Kill, Seen
+from tests.s3 import S3Server
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
-IDS = ("COTI-USD", "FIDA-USD", "JTO-USD", "KAITO-USD", "PYTH-USD", "SEI-USD")
-SPEED = 10.0
-SECONDS = 720.0  # Of event time.
-PER_MINUTE = 14.0  # Faults, over all connections.
-KILLS = 5
-SECOND_NS = 10**9
-END_NS = DEFAULT_START_NS + round(SECONDS * SECOND_NS)
-CONNECTION = ConnectionConfig(silence_s=2.0, snapshot_s=2.0, max_backoff_s=0.2)
+ROOT = Path(__file__).resolve().parents[2]
+DAY = day_of(DEFAULT_START_NS)
+SCENE_S = 400.0
 # What can make a collector say that a book is lost, by the reason that it gives.
 SPOILED = {FaultKind.TRUNCATED, FaultKind.BAD_BYTES, FaultKind.MISSING_FIELD, FaultKind.WRONG_TYPE}
 CAUSES = {
@@ -69,13 +56,6 @@ HARMLESS = {
 }
 
 
-class Kill(NamedTuple):
-    """A collector that was killed, and when."""
-
-    name: str
-    ns: int  # Our own clock.
-
-
 class Run(NamedTuple):
     """What a run of chaos left."""
 
@@ -87,92 +67,50 @@ class Run(NamedTuple):
     collector_of: dict[str, str]
 
 
-@pytest.fixture(scope="module")
-def run(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+@pytest.fixture(scope="module", params=["folder", "s3"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("chaos")
-    yield asyncio.run(chaos(folder, Store(str(folder / "root"))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("HOME", str(folder / "home"))  # Where the spool of a root on S3 lies.
+        server, root = None, str(folder / "root")
+        if request.param == "s3":
+            server = request.getfixturevalue("s3_server")
+            for name, value in server.environment.items():
+                patch.setenv(name, value)
+            root = server.bucket("chaos")
+        play(folder, root, server)
+        seen: Seen = pickle.loads((folder / "seen.pickle").read_bytes())
+        yield Run(read_tape(folder / "tape"), Store(root), *seen)
 
 
-async def chaos(folder: Path, store: Store) -> Run:
-    """Run exchange, faults, fleet, consumer and killer until the market ends."""
-    exchange = ExchangeActor.remote(
-        ExchangeConfig(
-            products=IDS,
-            market=FlowConfig(seed=11, activity=0.3),
-            duration_s=SECONDS,
-            speed=SPEED,
-            tape=str(folder / "tape"),
-            per_address_per_s=8,
-            faults=FaultConfig(
-                seed=5,
-                rate_per_minute=PER_MINUTE,
-                kinds=tuple(kind for kind in FaultKind if kind not in REST_KINDS),
-            ),
-        )
-    )
-    url = await exchange.start.remote()
-    groups = plan(tuple(product(name) for name in IDS), FleetConfig(products_per_connection=2))
-    specs = [
-        CollectorSpec(
-            name=fleet.name_of(place),
-            url=url,
-            groups=websockets,
-            root=store.root,
-            source="simulated exchange under chaos",
-            connection=CONNECTION,
-            spool=SpoolConfig(segment_rows=20_000, segment_s=10.0),
-        )
-        for place, websockets in enumerate(groups)
-    ]
-    running = await asyncio.to_thread(fleet.start, specs)
-    live: list[tuple[str, NDArray[np.void]]] = []
-    kills: list[Kill] = []
-
-    due = asyncio.Queue[None]()
-    draw = random.Random(7)
-
-    async def consume() -> None:
-        wanted = draw.randrange(60, 130)
-        async for closed in fleet.windows(running.actors):
-            live.extend(closed)
-            if len(live) >= wanted:
-                due.put_nowait(None)
-                wanted += draw.randrange(60, 130)
-
-    consuming = asyncio.create_task(consume())
-    over = asyncio.ensure_future(exchange.finished.remote())
-    for _ in range(KILLS):
-        await due.get()
-        kills.append(await asyncio.to_thread(kill_one, running.actors, draw))
-    await over
-    last = await asyncio.to_thread(fleet.stop, running.actors)
-    consuming.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        await consuming
-    await exchange.stop.remote()
-    ray.kill(exchange)
-    collector_of = {p.id: s.name for s in specs for group in s.groups for p in group}
-    return Run(read_tape(folder / "tape"), store, live, kills, last, collector_of)
-
-
-def kill_one(actors: dict[str, Any], draw: random.Random) -> Kill:
-    """Kill a collector that is receiving, with SIGKILL."""
-    while True:
-        name = draw.choice(sorted(actors))
-        told = fleet.statuses({name: actors[name]}, 5.0)[name]
-        if isinstance(told, CollectorStatus) and receives(told):
-            os.kill(told.pid, signal.SIGKILL)
-            return Kill(name, time.time_ns())
-
-
-def receives(told: CollectorStatus) -> bool:
-    """Whether a collector has a book, and a frame came within the last tenth of a second."""
-    ages_s = [connection.last_frame_age_s for connection in told.connections]
-    return told.synced > 0 and all(age_s is not None and age_s < 0.1 for age_s in ages_s)
+def play(folder: Path, root: str, server: S3Server | None) -> None:
+    """Let the scene play; the server is dead from the second kill of a collector to the fourth."""
+    command = [sys.executable, "-m", "tests.chaos.scene", str(folder), root]
+    with (
+        (folder / "errors").open("wb") as errors,
+        subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, env=os.environ
+        ) as scene,
+    ):
+        assert scene.stdout
+        try:
+            for number, _ in enumerate(scene.stdout, start=1):
+                if server and number == 2:
+                    server.kill9()
+                elif server and number == 4:
+                    server.restart()
+            code = scene.wait(SCENE_S)
+        finally:
+            scene.kill()
+            if server and not server.running:
+                server.restart()
+    assert code == 0, (folder / "errors").read_text()[-3000:]
 
 
 def partitions_of(run: Run, name: str) -> NDArray[np.void]:
-    manifest = read_manifest(run.store, name, "2026-01-05")
+    manifest = read_manifest(run.store, name, DAY)
     assert manifest is not None, name
     return read_partition(run.store, manifest)
 
@@ -253,7 +191,7 @@ def near(fault: FaultDone, ns: int, faults: list[FaultDone]) -> bool:
 def test_a_killed_collector_lost_at_most_a_second_and_its_gap_is_told(run: Run) -> None:
     for name in IDS:
         kills = [kill for kill in run.kills if kill.name == run.collector_of[name]]
-        manifest = read_manifest(run.store, name, "2026-01-05")
+        manifest = read_manifest(run.store, name, DAY)
         assert manifest is not None
         broke_off = [g for s in manifest.sessions for g in s.gaps if g.reason == "broke off"]
         assert len(broke_off) == len(kills), name
