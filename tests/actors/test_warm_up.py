@@ -18,10 +18,10 @@ from sim.wire import Listing, shared_frame
 def compiled():
     return {id(d): len(d.overloads) for d in gc.get_objects() if isinstance(d, Dispatcher)}
 
-warm_up("coinbase-advanced")
-before = compiled()
 btc = product("BTC-USD")
 reader, stream = Reader(FORMATS["coinbase-advanced"], {btc.id: btc}), ProductStream(None, btc)
+warm_up("coinbase-advanced")
+before = compiled()
 book = {6_000_000 - i: 5 for i in range(2_000)}, {6_000_001 + 9 * i: 5 for i in range(2_000)}
 listing, ns = Listing(btc), 10**18
 events = [listing.snapshot(*book), listing.updates([(0, 5_999_999, 0), (1, 9_000_000, 7)], ns)]
