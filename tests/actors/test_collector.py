@@ -42,6 +42,9 @@ from tests.actors.wire import (
     rebuilt_windows,
 )
 
+pytestmark = pytest.mark.slow
+
+
 IDS = (BTC, ETH)
 CONFIG = ConnectionConfig(silence_s=5.0, snapshot_s=5.0, max_backoff_s=0.01, follow_end=True)
 

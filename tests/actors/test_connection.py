@@ -37,6 +37,9 @@ from market.windows import WINDOW
 from tests.actors.venue import LIMIT_S, Client, Venue, ends, normal, play
 from tests.actors.wire import BEAT_NS, BTC, ETH, SECOND_NS, START_NS, Advanced, Windows
 
+pytestmark = pytest.mark.slow
+
+
 IDS = (BTC, ETH)
 TOO_MANY = "too many L2 streams requested in a single session"
 CONFIG = ConnectionConfig(

@@ -35,6 +35,9 @@ from tests.actors.wire import (
     record,
 )
 
+pytestmark = pytest.mark.slow
+
+
 SMALL = SpoolConfig(flush_s=0.01, segment_rows=6)
 
 

@@ -16,6 +16,9 @@ from filelock import FileLock
 from actors.pace import Pace
 from market.errors import QuaverError
 
+pytestmark = pytest.mark.slow
+
+
 PER_S = 8
 
 

@@ -23,6 +23,9 @@ from tests.actors.wire import Windows, assert_same_windows, rebuilt_windows
 from tests.helpers import Quaver, import_into, recording
 from tests.s3 import S3Server
 
+pytestmark = pytest.mark.slow
+
+
 LIMIT_S = 100.0
 BTC = ("BTC-USD",)
 TEN = tuple(

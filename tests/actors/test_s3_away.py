@@ -29,6 +29,9 @@ from tests.actors.test_store import FILE, METHODS
 from tests.actors.wire import BTC, ETH, assert_same_windows, rebuilt_windows
 from tests.s3 import S3Server
 
+pytestmark = pytest.mark.slow
+
+
 IDS = (BTC, ETH)
 LIMIT_S = 60.0
 SPOOL = SpoolConfig(flush_s=0.05, segment_s=0.3)

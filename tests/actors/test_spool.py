@@ -41,6 +41,9 @@ from tests.actors.wire import (
     record,
 )
 
+pytestmark = pytest.mark.slow
+
+
 LIMIT_S = 20.0
 QUICK = SpoolConfig(flush_s=0.01)
 

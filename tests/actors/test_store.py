@@ -24,6 +24,9 @@ from actors.store import Store, sha256
 from market.errors import QuaverError
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server
 
+pytestmark = pytest.mark.slow
+
+
 FILE = "raw/product=BTC-USD/day=2026-08-09/part.parquet"
 
 

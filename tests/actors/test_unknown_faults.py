@@ -9,11 +9,15 @@ import json
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.windows import WINDOW
 from tests.actors.wire import BTC, ETH, SECOND_NS, START_NS, Walk, live_windows
+
+pytestmark = pytest.mark.slow
+
 
 SECONDS = 60
 Path = tuple[str | int, ...]

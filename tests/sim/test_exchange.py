@@ -33,6 +33,8 @@ from tests.sim.venue import (
     until_closed,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_frames_are_numbered_without_a_hole_in_order_of_time_and_rebuild_the_book() -> None:
     frames: list[Frame] = []

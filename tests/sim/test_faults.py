@@ -38,6 +38,9 @@ from tests.sim.venue import (
     until_ack,
 )
 
+pytestmark = pytest.mark.slow
+
+
 MINUTE_NS = 60 * 10**9
 SPOILERS = (
     FaultKind.TRUNCATED,

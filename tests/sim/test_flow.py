@@ -16,6 +16,9 @@ from sim.flow import FlowConfig, FlowMarket
 from sim.profiles import CHANGES_PER_FRAME, profile_of
 from sim.regimes import STEP_NS, CommonPath, Hidden, HiddenConfig
 
+pytestmark = pytest.mark.slow
+
+
 SECOND_NS = 1_000_000_000
 START_NS = 1_767_571_200 * SECOND_NS
 BTC, LTC, STRK = (product(f"{coin}-USD") for coin in ("BTC", "LTC", "STRK"))

@@ -21,6 +21,9 @@ from sim.replay import BROKEN, BUSY, LOST, NORMAL, Replay
 from tests.actors.wire import DISCONNECT, SECOND_NS, START_NS, Advanced
 from tests.helpers import RECORDINGS, recording
 
+pytestmark = pytest.mark.slow
+
+
 ADVANCED = {"type": "subscribe", "product_ids": ["BTC-USD"], "channel": "level2"}
 SUBSCRIPTIONS = [
     ADVANCED,
