@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from actors.raw import day_of, read_manifest, read_partition
 from actors.status import CollectorStatus
 from actors.store import Store
+from datasets.rebuild import windows_of
 from market.events import Kind, Reason
-from market.windows import BEAT_NS, WINDOW, WindowBuilder
+from market.windows import BEAT_NS, WINDOW
 from sim.exchange_config import DEFAULT_START_NS
 from sim.faults import REST_KINDS, FaultKind
 from sim.tape import FaultDone, Tape, read_tape
@@ -116,7 +117,9 @@ def partitions_of(run: Run, name: str) -> NDArray[np.void]:
 
 
 def rebuilt(run: Run, name: str) -> NDArray[np.void]:
-    return WindowBuilder().feed(partitions_of(run, name))
+    manifest = read_manifest(run.store, name, DAY)
+    assert manifest is not None, name
+    return windows_of(run.store, manifest)
 
 
 def test_every_kind_of_fault_took_effect_and_two_hundred_in_all(run: Run) -> None:
@@ -148,20 +151,26 @@ def same(window: np.void, record: dict[str, Any]) -> bool:
 
 
 def test_what_was_streamed_live_is_what_the_partitions_rebuild(run: Run) -> None:
+    """Where two collectors told of one beat, because one was killed, that which knew it counts."""
     for name in IDS:
-        kept = {int(w["beat"]): w for w in rebuilt(run, name)}
-        streamed = np.concatenate([w for n, w in run.live if n == name])
-        begins = np.flatnonzero(np.diff(streamed["beat"]) <= 0) + 1
-        for part in np.split(streamed, begins):
-            for window in part:
-                beat = int(window["beat"])
-                if beat not in kept:
-                    continue
-                for field in WINDOW.names or ():
-                    np.testing.assert_array_equal(window[field], kept[beat][field], err_msg=field)
-        assert len(begins) <= sum(k.name == run.collector_of[name] for k in run.kills)
-        missing = {int(b) for b in streamed["beat"]} - kept.keys()
-        assert not missing, (name, sorted(missing))
+        kills = sum(kill.name == run.collector_of[name] for kill in run.kills)
+        kept = {int(window["beat"]): window for window in rebuilt(run, name)}
+        streamed: dict[int, np.void] = {}
+        for product_id, windows in run.live:
+            for window in windows if product_id == name else ():
+                before = streamed.get(int(window["beat"]))
+                assert before is None or kills, (name, window["beat"])
+                if before is None or window["valid"] or not before["valid"]:
+                    streamed[int(window["beat"])] = window
+        assert streamed.keys() <= kept.keys(), name
+        known_since = 0
+        for beat, window in streamed.items():
+            if kept[beat]["valid"] and not window["valid"]:
+                known_since += 1  # The killed one had recorded it, and not streamed it yet.
+                continue
+            for field in WINDOW.names or ():
+                np.testing.assert_array_equal(window[field], kept[beat][field], err_msg=field)
+        assert known_since <= 2 * kills, name
 
 
 def test_every_claimed_gap_has_a_cause(run: Run) -> None:
@@ -173,8 +182,12 @@ def test_every_claimed_gap_has_a_cause(run: Run) -> None:
         assert len(marks)
         for mark in marks:
             reason, ns = Reason(int(mark["reason"])), int(mark["ns"])
-            causes = [f for f in faults if f.kind in CAUSES[reason] and near(f, ns, faults)]
-            assert causes, (name, reason, ns, [f for f in faults if abs(f.ns - ns) < 60 * 10**9])
+            close = [fault for fault in faults if near(fault, ns, faults)]
+            causes = [fault for fault in close if fault.kind in CAUSES[reason]]
+            # A book that is lost again while it is awaited brings a new connection in the end.
+            losses = [fault for fault in close if fault.kind in CAUSES[Reason.GAP]]
+            again = reason is Reason.DISCONNECT and len(losses) >= 2
+            assert causes or again, (name, reason, ns, close)
 
 
 def near(fault: FaultDone, ns: int, faults: list[FaultDone]) -> bool:
