@@ -59,6 +59,12 @@ class _Hosted(Collector):
         self._check()
         return await super().status()
 
+    async def finished(self) -> None:
+        """Wait as for every collector, also for one that has yet to begin."""
+        self._check()
+        await asyncio.shield(self._beginning)
+        await super().finished()
+
     async def stop(self) -> None:
         """Stop as every collector does; QuaverError if it could not begin."""
         self._check()

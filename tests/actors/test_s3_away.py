@@ -125,7 +125,7 @@ class Recording:
 
         async def told() -> CollectorStatus | None:
             status = await self.collector.status()
-            assert status.spool and status.spool.buffered_rows < 20_000
+            assert status.spool and status.spool.buffered_rows < 100_000  # Two whole books.
             assert not status.overflowing
             return status if true(status) else None
 

@@ -65,6 +65,14 @@ class Bucket(Store):
         # S3 has no folders that could be missing, this has.
         self._fs.create_dir(f"{self._base}/runs/grid/best")
 
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        with self._fs.open_output_stream(f"{self._base}/{path}") as out:
+            out.write(data)
+
+    def read(self, path: str) -> bytes:
+        with self._fs.open_input_file(f"{self._base}/{path}") as f:
+            return bytes(f.read())
+
 
 def _stopped(**sweep) -> str:
     """Run a sweep that is stopped, and return the message of its error."""
