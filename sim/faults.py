@@ -41,9 +41,6 @@ class FaultKind(StrEnum):
 
 
 REST_KINDS = frozenset(kind for kind in FaultKind if kind.startswith("rest_"))
-SOCKET_KINDS = frozenset(
-    (FaultKind.STALL, FaultKind.HALF_OPEN, FaultKind.CLOSE, FaultKind.SNAPSHOT)
-)
 CLOSE_CODES = (1000, 1001, 1006, 1008, 1009, 1011, 1012, 1013)  # 1006: no closing frame at all.
 
 MOST = 10_000  # Times that one fault strikes.
