@@ -17,6 +17,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, WebSocketException
 
+from actors.awake import AwakeClock
 from actors.connection_config import (
     ConnectionConfig,
     ConnectionState,
@@ -73,6 +74,7 @@ class Connection:
         # Left to sockets that have not asked for anything, which the venue closes after 5 s.
         self._leave = config.messages_per_s // 4
         self._subscriptions = Subscriptions(product_ids, synced, config.snapshot_s)
+        self._awake = AwakeClock(min(_LOOK_S, config.silence_s / 4))
         self._enter(ConnectionState.WAITING)
         self._opened = 0
         self._disconnects: Counter[int] = Counter()
@@ -214,19 +216,11 @@ class Connection:
         self._news.set()
 
     async def _watch(self, socket: ClientConnection) -> None:
-        """Break a socket that is silent.
-
-        Only time in which this process ran counts, so that a stall of our own is no silence.
-        """
-        tick_s = min(_LOOK_S, self._config.silence_s / 4)
-        frames, quiet_s, looked_s = 0, 0.0, time.monotonic()
-        while quiet_s < self._config.silence_s:
-            await asyncio.sleep(tick_s)
-            now = time.monotonic()
-            quiet_s += min(now - looked_s, 2 * tick_s)
-            looked_s = now
+        """Break a socket that is silent."""
+        frames, since_s = 0, self._awake.now()
+        while (now := await self._awake.tick()) - since_s < self._config.silence_s:
             if self._frames != frames or not self._subscriptions.begun:
-                frames, quiet_s = self._frames, 0.0
+                frames, since_s = self._frames, now
         self._errors["silence"] += 1
         self._break(socket, f"no frame came for {self._config.silence_s:g} s")
 
@@ -240,7 +234,7 @@ class Connection:
                         await self._news.wait()
                 self._news.clear()
                 if self._frames:
-                    await self._send(socket, self._due(socket, time.monotonic()))
+                    await self._send(socket, self._due(socket, self._awake.now()))
         except Exception as e:
             self._break(socket, f"{type(e).__name__}: {e}")
             raise
@@ -266,7 +260,7 @@ class Connection:
             try:
                 await self._messages.turn(self._leave if self._subscriptions.begun else 0)
                 # Noted first: the answer may come before `send` returns.
-                self._subscriptions.sent(request, time.monotonic())
+                self._subscriptions.sent(request, self._awake.now())
                 await socket.send(request.encode())
             except ConnectionClosed:
                 return  # `recv` says so too, once what had arrived before has been read.

@@ -61,7 +61,7 @@ class Subscriptions:
         """Forget everything: a new socket has no subscriptions."""
         self._asked: dict[_Key, _Asked] = {}
         self._unanswered: deque[Request] = deque()
-        self._last_request_s = 0.0
+        self._last_request_s = -math.inf
         self._has: dict[str, list[str]] = {}  # By the last acknowledgement.
         self._last_ack = -1
         self._answered = False
@@ -77,7 +77,7 @@ class Subscriptions:
     @property
     def begun(self) -> bool:
         """Whether anything was asked for on this socket."""
-        return bool(self._last_request_s)
+        return self._last_request_s > -math.inf
 
     def first(self, with_books: bool) -> list[Request]:
         """Return what a new socket is asked for; heartbeats close beats in quiet markets."""

@@ -23,7 +23,7 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 from websockets.protocol import State
 
-from actors import connection as connecting
+from actors import awake
 from actors.advanced_trade import decoder
 from actors.connection import Connection
 from actors.connection_config import ConnectionConfig, ConnectionState, ConnectionStatus
@@ -855,20 +855,21 @@ def test_a_stall_of_our_own_is_no_silence() -> None:
     play(test)
 
 
-def test_a_stall_while_nothing_was_on_its_way_is_no_silence_either(
+def test_a_stall_while_something_was_waited_for_is_nobodys_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Neither that of the socket nor that of an acknowledgement still to come after its book."""
     looks, stalled_s = [0.0], 0.0
 
     def clock() -> float:
         looks.append(time.monotonic() + stalled_s)
         return looks[-1]
 
-    monkeypatch.setattr(connecting, "time", SimpleNamespace(monotonic=clock, time_ns=time.time_ns))
+    monkeypatch.setattr(awake, "time", SimpleNamespace(monotonic=clock))
 
     async def looked(client: Client) -> None:
-        """Until the connection has looked at its clock a few times, as the watch does."""
-        wanted = len(looks) + 3
+        """Until the connection has looked at its clock a few times."""
+        wanted = len(looks) + 6
         for _ in range(1_000):
             if len(looks) >= wanted or client.socket.state is not State.OPEN:
                 break
@@ -879,17 +880,21 @@ def test_a_stall_while_nothing_was_on_its_way_is_no_silence_either(
             nonlocal stalled_s
             wire = Advanced()
             await client.subscribed()
+            has = {"heartbeats": ["heartbeats"], "market_trades": [BTC]}
+            await client.send(wire.ack(START_NS, {}), wire.ack(START_NS, has))
             await client.send(*normal(wire, 0))
             await looked(client)
             stalled_s = 60.0
             await looked(client)
+            await client.send(wire.ack(START_NS, has | {"level2": [BTC]}))
             await client.send(wire.heartbeat(START_NS + 9 * SECOND_NS))
 
         async with Venue(waits) as venue:
             ours = Books(venue.url, (BTC,), after(silence_s=3.0))
             await ours.windows()
         assert ours.status.errors == {}
-        assert len(venue.connections) == 1
+        assert ours.reader.counts["books not sent"] == 0
+        assert [len(requests) for requests in venue.connections] == [3]
 
     play(test)
 
