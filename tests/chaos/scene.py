@@ -1,4 +1,5 @@
-"""The scene of the chaos test: an exchange with every fault, a fleet, and somebody who kills it.
+"""The scene of the chaos test: an exchange with every fault, a fleet that somebody kills,
+and a customer.
 
 A process of its own, `python -m tests.chaos.scene FOLDER ROOT`, so that its Ray finds the root's
 keys in the environment. It says a line at each kill, and leaves what was seen in FOLDER.
@@ -12,6 +13,7 @@ import random
 import signal
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,18 +28,26 @@ from actors.plan import FleetConfig, plan
 from actors.spool import SpoolConfig
 from actors.status import CollectorStatus
 from market.products import product
+from sim.accounts import AccountConfig
 from sim.actor import ExchangeActor
 from sim.exchange_config import DEFAULT_START_NS, ExchangeConfig
-from sim.faults import REST_KINDS, FaultConfig, FaultKind
+from sim.faults import FaultConfig
 from sim.flow import FlowConfig
+from tests.chaos.customer import Account, Customer
+from tests.sim.venue import KEY
 
 IDS = ("COTI-USD", "FIDA-USD", "JTO-USD", "KAITO-USD", "PYTH-USD", "SEI-USD")
 SPEED = 10.0
 SECONDS = 720.0  # Of event time.
-PER_MINUTE = 14.0  # Faults, over all connections.
+PER_MINUTE = 18.0  # Faults, over all connections.
 KILLS = 5
 SECOND_NS = 10**9
 END_NS = DEFAULT_START_NS + round(SECONDS * SECOND_NS)
+ACCOUNT = AccountConfig(
+    owner="alice",
+    balances={name.split("-")[0]: Decimal(10_000) for name in IDS} | {"USD": Decimal(10_000)},
+    keys=(KEY,),
+)
 CONNECTION = ConnectionConfig(silence_s=2.0, snapshot_s=2.0, max_backoff_s=0.2)
 
 
@@ -55,6 +65,7 @@ class Seen(NamedTuple):
     kills: list[Kill]
     last: dict[str, CollectorStatus | str]
     collector_of: dict[str, str]
+    account: Account
 
 
 async def chaos(folder: Path, root: str) -> Seen:
@@ -70,11 +81,12 @@ async def chaos(folder: Path, root: str) -> Seen:
             faults=FaultConfig(
                 seed=5,
                 rate_per_minute=PER_MINUTE,
-                kinds=tuple(kind for kind in FaultKind if kind not in REST_KINDS),
             ),
+            accounts=(ACCOUNT,),
         )
     )
     url = await exchange.start.remote()
+    customer = Customer(await exchange.start_rest.remote(), IDS)
     groups = plan(tuple(product(name) for name in IDS), FleetConfig(products_per_connection=2))
     specs = [
         CollectorSpec(
@@ -104,12 +116,16 @@ async def chaos(folder: Path, root: str) -> Seen:
                 wanted += draw.randrange(60, 130)
 
     consuming = asyncio.create_task(consume())
+    trading = asyncio.create_task(customer.trade())
     over = asyncio.ensure_future(exchange.finished.remote())
     for _ in range(KILLS):
         await due.get()
         kills.append(await asyncio.to_thread(kill_one, running.actors, draw))
         print(f"killed {kills[-1].name}", flush=True)  # noqa: T201
     await over
+    customer.stop.set()
+    await trading
+    account = await customer.account()
     last = await asyncio.to_thread(fleet.stop, running.actors)
     consuming.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -117,7 +133,7 @@ async def chaos(folder: Path, root: str) -> Seen:
     await exchange.stop.remote()
     ray.kill(exchange)
     collector_of = {p.id: s.name for s in specs for group in s.groups for p in group}
-    return Seen(live, kills, last, collector_of)
+    return Seen(live, kills, last, collector_of, account)
 
 
 def kill_one(actors: dict[str, Any], draw: random.Random) -> Kill:

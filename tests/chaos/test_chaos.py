@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +26,22 @@ from datasets.rebuild import windows_of
 from market.events import Kind, Reason
 from market.windows import BEAT_NS, WINDOW
 from sim.exchange_config import DEFAULT_START_NS
-from sim.faults import REST_KINDS, FaultKind
+from sim.faults import FaultKind
 from sim.tape import FaultDone, Tape, read_tape
 from tests.chaos import omniscient
-from tests.chaos.scene import CONNECTION, END_NS, IDS, KILLS, SECOND_NS, SECONDS, SPEED, Kill, Seen
+from tests.chaos.customer import Account
+from tests.chaos.scene import (
+    ACCOUNT,
+    CONNECTION,
+    END_NS,
+    IDS,
+    KILLS,
+    SECOND_NS,
+    SECONDS,
+    SPEED,
+    Kill,
+    Seen,
+)
 from tests.s3 import S3Server
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -66,6 +79,7 @@ class Run(NamedTuple):
     kills: list[Kill]
     last: dict[str, CollectorStatus | str]
     collector_of: dict[str, str]
+    account: Account
 
 
 @pytest.fixture(scope="module", params=["folder", "s3"])
@@ -124,7 +138,7 @@ def rebuilt(run: Run, name: str) -> NDArray[np.void]:
 
 def test_every_kind_of_fault_took_effect_and_two_hundred_in_all(run: Run) -> None:
     happened = Counter(fault.kind for fault in run.tape.faults)
-    assert set(happened) == {kind.value for kind in FaultKind if kind not in REST_KINDS}
+    assert set(happened) == {kind.value for kind in FaultKind}
     assert sum(happened.values()) >= 200, happened
     assert len(run.kills) == KILLS
 
@@ -224,6 +238,26 @@ def test_nothing_is_there_twice(run: Run) -> None:
         keys = content[["recv_ns", "kind", "side", "price", "size", "trade_id"]]
         assert len(np.unique(keys)) == len(keys), name
         assert len(np.unique(traded)) == len(traded), name
+
+
+def test_a_customer_whose_calls_fail_has_each_order_once_and_its_funds_to_the_last_digit(
+    run: Run,
+) -> None:
+    account = run.account
+    taken = {client: venue for client, venue in account.answers.items() if venue}
+    assert len(account.orders) == len(taken) > 50
+    assert {one["client_order_id"]: one["order_id"] for one in account.orders} == taken
+    assert account.failures > 20 and len(account.fills) > 20
+    funds = dict(ACCOUNT.balances)
+    for fill in account.fills:
+        coin, usd = fill["product_id"].split("-")
+        size, sign = Decimal(fill["size"]), 1 if fill["side"] == "BUY" else -1
+        funds[coin] += sign * size
+        funds[usd] -= sign * size * Decimal(fill["price"]) + Decimal(fill["commission"])
+    for wallet in account.wallets:
+        has = Decimal(wallet["available_balance"]["value"]) + Decimal(wallet["hold"]["value"])
+        assert has == funds.pop(wallet["currency"]), wallet
+    assert funds == {}
 
 
 def test_what_each_kind_of_fault_cost_is_told(run: Run) -> None:

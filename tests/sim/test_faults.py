@@ -419,7 +419,7 @@ def test_every_fault_of_a_connection_can_be_had_over_http(kind: FaultKind) -> No
         exchange.tape.fault = noted  # type: ignore[method-assign]
 
         async def inject(**fault: Any) -> tuple[int, Any]:
-            url = f"{api.rest.url}/sim/faults"
+            url = f"{api.url}/sim/faults"
             async with api.session.post(url, json=fault) as answer:
                 return answer.status, await answer.json()
 

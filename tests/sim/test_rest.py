@@ -433,7 +433,7 @@ def test_filters_may_list_several_values_and_all_must_fit() -> None:
         path = f"/orders/historical/batch?order_ids={ids[0]}&order_ids={ids[2]}"
         token = sign(KEY_NAME, PRIVATE_PEM, f"GET api.coinbase.com{PREFIX}/orders/historical/batch")
         headers = {"Authorization": f"Bearer {token}"}
-        async with api.session.get(f"{api.rest.url}{PREFIX}{path}", headers=headers) as answer:
+        async with api.session.get(f"{api.url}{PREFIX}{path}", headers=headers) as answer:
             rows = (await answer.json())["orders"]
         assert [one["client_order_id"] for one in rows] == ["offer", "taken"]
         _, said = await api.call("GET", "/orders/historical/fills")
@@ -464,7 +464,7 @@ def test_wallets_come_by_pages_and_one_by_one() -> None:
 def test_what_is_public_needs_no_token_and_what_is_not_does() -> None:
     async def script(exchange: Exchange, api: Api) -> None:
         async def get(path: str) -> tuple[int, Any]:
-            async with api.session.get(f"{api.rest.url}{PREFIX}{path}") as answer:
+            async with api.session.get(f"{api.url}{PREFIX}{path}") as answer:
                 return answer.status, await answer.json()
 
         status, said = await get("/market/products")
@@ -690,7 +690,7 @@ def test_rest_fails_as_often_as_told_and_places_nothing(
 def test_a_lost_answer_leaves_an_order_that_the_same_id_finds_again() -> None:
     async def script(exchange: Exchange, api: Api) -> None:
         fault = json.dumps({"kind": "rest_lost"})
-        async with api.session.post(f"{api.rest.url}/sim/faults", data=fault) as answer:
+        async with api.session.post(f"{api.url}/sim/faults", data=fault) as answer:
             assert await answer.json() == {"injected": True}
         with pytest.raises(aiohttp.ClientError):
             await api.order("BUY", limit("99.00", "1"))
@@ -698,7 +698,7 @@ def test_a_lost_answer_leaves_an_order_that_the_same_id_finds_again() -> None:
         assert [one["client_order_id"] for one in said["orders"]] == ["one"]
         again = await api.order("BUY", limit("99.00", "1"))
         assert again["order_id"] == said["orders"][0]["order_id"]
-        async with api.session.post(f"{api.rest.url}/sim/faults", data="{}") as answer:
+        async with api.session.post(f"{api.url}/sim/faults", data="{}") as answer:
             assert answer.status == 400
 
     trade(script)

@@ -163,16 +163,16 @@ class TakenMarket(StillMarket):
 class Api:
     """A customer of the REST interface."""
 
-    def __init__(self, rest: Rest, session: aiohttp.ClientSession) -> None:
-        self.rest, self.session = rest, session
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self.url, self.session = url, session
         self.name, self.pem = KEY_NAME, PRIVATE_PEM
 
     async def call(self, method: str, path: str, body: Any = None, **query: Any) -> tuple[int, Any]:
         """Return status and answer of a signed request; text if the answer is no JSON."""
-        host = self.rest.url.removeprefix("http://")
+        host = self.url.removeprefix("http://")
         token = sign(self.name, self.pem, f"{method} {host}{PREFIX}{path}")
         headers = {"Authorization": f"Bearer {token}"}
-        url = f"{self.rest.url}{PREFIX}{path}"
+        url = f"{self.url}{PREFIX}{path}"
         async with self.session.request(
             method, url, headers=headers, json=body, params=query
         ) as answer:
@@ -218,7 +218,7 @@ def trade(
             Rest(exchange) as rest,
             aiohttp.ClientSession() as session,
         ):
-            await script(exchange, Api(rest, session))
+            await script(exchange, Api(rest.url, session))
         return exchange
 
     return asyncio.run(main())
