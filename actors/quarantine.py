@@ -69,8 +69,6 @@ class Quarantine:
         self._folder = folder
         self._name = name
         self._config = config
-        self._day = -1
-        self._day_bytes = 0
         self.left_out = 0  # Frames not kept: too many in a day, or a disk that took none.
         self._pending: list[bytes] = []
         self._file: int | None = None
@@ -82,6 +80,7 @@ class Quarantine:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise QuaverError(f"cannot use {folder} for corrupt frames: {e}") from None
+        self._day, self._day_bytes = self._spent()
         self._thread = threading.Thread(target=self._run, name="quarantine", daemon=True)
         self._thread.start()
 
@@ -135,9 +134,27 @@ class Quarantine:
                 self._open()
             assert self._file is not None
             _append(self._file, b"".join(pending))
+            self._note_spent()
         except OSError:
             self.left_out += len(pending)
             raise
+
+    def _spent(self) -> tuple[int, int]:
+        """A day and its bytes, as the collector of this name before this one left them."""
+        try:
+            day, day_bytes = self._spent_path.read_text().split()
+            return int(day), int(day_bytes)
+        except (OSError, ValueError):
+            return -1, 0
+
+    def _note_spent(self) -> None:
+        """So that being killed over and over brings no new limit each time."""
+        with suppress(OSError):
+            self._spent_path.write_text(f"{self._day} {self._day_bytes}")
+
+    @property
+    def _spent_path(self) -> Path:
+        return self._folder / f".{self._name}.spent"
 
     def _open(self) -> None:
         """Begin a file whose name no other has, held by a lock while this process lives."""

@@ -116,6 +116,7 @@ def _config(options: ExchangeOptions) -> ExchangeConfig:
         start_ns=time.time_ns(),
         duration_s=options.duration_s,
         speed=speed,
+        by_the_clock=speed == 1.0,
         port=options.port,
         per_address_per_s=PER_ADDRESS_PER_S,
         tape=None if options.tape is None else str(options.tape),

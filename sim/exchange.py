@@ -75,7 +75,7 @@ class Exchange:
         self._running: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen on 127.0.0.1; the world waits for its first client."""
+        """Listen on 127.0.0.1; the world waits for its first client, if not for the clock."""
         waits = self.config.speed is None
         try:
             self._server = await serve(
@@ -195,12 +195,15 @@ class Exchange:
 
     async def _run(self) -> None:
         config = self.config
+        if config.by_the_clock:
+            self.begin()
+        await (self._desk.books_wanted if config.speed is None else self._begun).wait()
+        late_ns = time.time_ns() - config.start_ns if config.by_the_clock else 0
         end_ns = None
         if config.duration_s is not None:
-            end_ns = config.start_ns + round(config.duration_s * SECOND_NS)
-        await (self._desk.books_wanted if config.speed is None else self._begun).wait()
+            end_ns = config.start_ns + late_ns + round(config.duration_s * SECOND_NS)
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = loop.time() - late_ns / SECOND_NS
         at_ns = config.start_ns
         while end_ns is None or at_ns < end_ns:
             if config.speed is None:

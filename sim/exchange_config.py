@@ -31,6 +31,13 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         float | None,
         msgspec.Meta(gt=0, description="event seconds per second, none: as fast as clients read"),
     ] = 1.0
+    by_the_clock: Annotated[
+        bool,
+        msgspec.Meta(
+            description="event time is this machine's: what passed since start_ns is caught up "
+            "with, and time goes on without clients"
+        ),
+    ] = False
     subscribe_deadline_s: Annotated[
         float, msgspec.Meta(gt=0, description="time from connecting to the first subscribe")
     ] = 5.0
@@ -54,6 +61,10 @@ class ExchangeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         tuple[AccountConfig, ...], msgspec.Meta(description="customers; without, nobody can trade")
     ] = ()
     fees: Fees = Fees()
+
+    def __post_init__(self) -> None:
+        if self.by_the_clock and self.speed != 1.0:
+            raise ValueError("by_the_clock needs speed 1")
 
 
 def market_of(config: ExchangeConfig) -> FlowMarket:

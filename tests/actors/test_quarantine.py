@@ -48,7 +48,7 @@ def test_frames_are_kept_verbatim(tmp_path: Path) -> None:
             "frame_base64": base64.b64encode(b"\xff\x00").decode(),
         },
     ]
-    assert list((tmp_path / "local").iterdir()) == []
+    assert list((tmp_path / "local").glob("[!.]*")) == []
 
 
 def test_nothing_corrupt_leaves_no_file(tmp_path: Path) -> None:
@@ -80,6 +80,18 @@ def test_a_day_has_a_limit_that_is_told_once_and_the_next_day_has_its_own(
     assert quarantine.left_out == 3
     assert [row["recv_ns"] for row in kept(tmp_path / "root")] == [1, 1, 1 + DAY_NS]
     assert len(caplog.records) == 1 and "1970-01-01" in caplog.text
+
+
+def test_a_day_has_its_limit_once_however_often_the_collector_is_started(tmp_path: Path) -> None:
+    line = corrupt_line(1, "no JSON", b"frame")
+    config = msgspec.structs.replace(SOON, max_bytes_per_day=2 * len(line))
+    store, left_out = Store(str(tmp_path / "root")), 0
+    for _ in range(3):
+        quarantine = Quarantine(store, tmp_path / "local", "a", config)
+        quarantine.keep(1, "no JSON", b"frame")
+        quarantine.close(LIMIT_S)
+        left_out += quarantine.left_out
+    assert (len(kept(tmp_path / "root")), left_out) == (2, 1)
 
 
 def test_a_huge_frame_leaves_room_for_others(tmp_path: Path) -> None:
@@ -138,7 +150,7 @@ def test_what_a_killed_collector_had_flushed_is_moved_by_the_next(tmp_path: Path
     finally:
         killed.kill()
         killed.communicate()
-    (torn,) = local.iterdir()
+    (torn,) = local.glob("[!.]*")
     with torn.open("ab") as file:
         file.write(b'{"recv_ns":3,"rea')
     Quarantine(Store(str(root)), local, "c", SOON).close(LIMIT_S)

@@ -1,6 +1,7 @@
 """The simulated exchange, seen through a real websocket client."""
 
 import asyncio
+import time
 from datetime import datetime
 from decimal import Decimal
 
@@ -13,7 +14,7 @@ from market.products import UNIVERSE
 from sim.exchange import Exchange
 from sim.exchange_config import ExchangeConfig
 from sim.flow import FlowConfig
-from sim.wire import DecimalText, timestamp_text
+from sim.wire import SECOND_NS, DecimalText, time_ns, timestamp_text
 from tests.sim.venue import (
     IDS,
     SECONDS,
@@ -392,6 +393,22 @@ def test_a_world_with_a_speed_begins_with_the_first_subscription_of_any_channel(
         assert counters == [0, 1, 2]
 
     play(script, speed=100.0)
+
+
+def test_a_market_by_the_clock_catches_up_with_it_and_waits_for_nobody() -> None:
+    """Or latencies measured against it would hold what its preparation took."""
+    start_ns = time.time_ns() - 20 * SECOND_NS
+
+    async def script(exchange: Exchange, socket: ClientConnection) -> None:
+        await ask(socket, "subscribe", "heartbeats")
+        *_, last = await until_closed(socket)
+        assert abs(time.time_ns() - time_ns(last["timestamp"])) < 5 * SECOND_NS
+        # The duration is that after it has caught up.
+        assert exchange.now_ns - start_ns >= 23 * SECOND_NS
+
+    play(script, start_ns=start_ns, speed=1.0, by_the_clock=True, duration_s=3.0)
+    with pytest.raises(ValueError, match="speed 1"):
+        ExchangeConfig(products=IDS, by_the_clock=True, speed=None)
 
 
 @pytest.mark.parametrize("speed", [None, 100.0])
