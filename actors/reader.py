@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from actors.frames import CorruptFrame, Frame, WireFormat
 from actors.runs import Words, by_product, joined, run_length, words
 from actors.scanner import Scanned, Scanner, unscanned
+from actors.tape import Tape
 from market.events import EVENT, Kind, Reason, mark
 from market.products import Product
 from market.windows import BEAT_NS
@@ -26,7 +27,6 @@ _LONGEST_DISCONNECT = 100
 _LOSSES = ("duplicates", "corrupt", "gaps", "missing frames", "disconnects")
 _CORRUPT = "corrupt: "
 _KEPT_CORRUPT = 1_000
-_REMEMBERED_TRADES = 10_000
 
 
 class Reader:
@@ -268,55 +268,3 @@ def _emptied(pieces: dict[str, list[Words]]) -> Events:
     events = [(product_id, joined(parts)) for product_id, parts in pieces.items()]
     pieces.clear()
     return events
-
-
-class Tape:
-    """Trades of one product: duplicates dropped, holes in trade_id counted."""
-
-    def __init__(self) -> None:
-        self._seen: dict[int, None] = {}  # In order of arrival, so that the oldest can go.
-        self._oldest = 0
-        self._forgotten = 0  # Ids up to here are too old to tell apart: taken for duplicates.
-        self._newest = 0
-        self.duplicates = 0
-        self.holes = 0
-
-    def rising(self, ids: NDArray[np.int64]) -> bool:
-        """Take ids that are new and in order, as `new` would; False, and none, if they are not."""
-        if not len(ids) or ids[0] <= self._newest or not (np.diff(ids) > 0).all():
-            return False
-        first, last = int(ids[0]), int(ids[-1])
-        self.holes += last - (self._newest or first - 1) - len(ids)
-        self._oldest, self._newest = self._oldest or first, last
-        self._seen.update(dict.fromkeys(ids.tolist()))
-        self._forget()
-        return True
-
-    def new(self, rows: NDArray[np.void]) -> NDArray[np.void]:
-        """Return the trades of a batch (EVENT[n]) not seen before, in order of their id."""
-        kept = []
-        ids = rows["trade_id"].tolist()
-        for row in sorted(range(len(ids)), key=ids.__getitem__):
-            trade_id = ids[row]
-            if trade_id in self._seen or trade_id <= self._forgotten:
-                self.duplicates += 1
-                continue
-            if self._newest and trade_id > self._newest:
-                self.holes += trade_id - self._newest - 1
-            elif trade_id > self._oldest and self.holes:
-                self.holes -= 1  # A late trade fills its hole.
-            self._oldest = min(self._oldest or trade_id, trade_id)
-            self._newest = max(self._newest, trade_id)
-            self._seen[trade_id] = None
-            kept.append(row)
-        self._forget()
-        new = rows[kept]
-        new["last"] = 0
-        new["last"][-1:] = 1
-        return new
-
-    def _forget(self) -> None:
-        while len(self._seen) > _REMEMBERED_TRADES:
-            oldest = next(iter(self._seen))
-            del self._seen[oldest]
-            self._forgotten = max(self._forgotten, oldest)

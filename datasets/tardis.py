@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.quarantine import keep_corrupt
-from actors.reader import MAX_JUMP_NS, Tape
+from actors.reader import MAX_JUMP_NS
 from actors.recorder import Parts, Recorder
 from actors.runs import joined, words
 from actors.store import Store
 from actors.stream import ProductStream
+from actors.tape import Tape
 from datasets.imports import Imported
 from datasets.tardis_rows import CORRUPT, Lines, Rows, Symbols
 from market.errors import QuaverError
