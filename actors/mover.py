@@ -10,10 +10,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.commit import Piece, commit
@@ -57,6 +58,8 @@ class Mover:
         self.bytes = 0
         self._trying: str | None = None  # What does not work yet.
         self._told: str | None = None  # What somebody has to see to.
+        # Threads that stay: each new one would bring an allocator's arena of its own.
+        self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mover")
         self._thread = threading.Thread(target=self._run, name="mover", daemon=True)
         self._thread.start()
 
@@ -91,6 +94,10 @@ class Mover:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        with self._pool:
+            self._move_all()
+
+    def _move_all(self) -> None:
         while not self._halt.is_set():
             closing = self._closing.is_set()
             self._move_own()
@@ -159,11 +166,13 @@ class Mover:
                 "recording notes as a gap; check that disk"
             )
         pieces = pieces_of(segment, last)
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="mover") as pool:
-            refused = [r for r in pool.map(self._commit, _by_partition(pieces)) if r]
+        commits = [self._pool.submit(self._commit, some) for some in _by_partition(pieces)]
+        wait(commits)  # All of them, also if one fails: nothing is committed twice at once.
+        refused = [found for one in commits if (found := one.result())]
         for product_id, why in refused:
             self._keep_refused(segment, product_id, why)
         path.unlink()
+        pa.default_memory_pool().release_unused()
 
     def _commit(self, pieces: list[Piece]) -> tuple[str, str] | None:
         """Commit the pieces of one partition; its product and why, if it does not take them."""
