@@ -37,10 +37,10 @@ _LISTED = frozenset(one.id for one in UNIVERSE)
 
 
 class ExchangeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line asks for, as text where it has to be read first."""
+    """What the command line asks for, amounts and schedules as text."""
 
     products: tuple[str, ...]
-    speed: str
+    speed: float | None
     seed: int
     activity: float
     port: int
@@ -57,19 +57,6 @@ def run_exchange(options: ExchangeOptions, console: Console) -> None:
     """Run until the duration is over or Ctrl-C; QuaverError for what cannot be run."""
     config = _config(options)
     asyncio.run(_run(config, options, console))
-
-
-def parse_speed(text: str) -> float | None:
-    """Return event seconds per second, None for `max`; QuaverError if it is neither."""
-    if text == "max":
-        return None
-    try:
-        speed = float(text)
-    except ValueError:
-        speed = 0.0
-    if not 0 < speed <= 1e6:
-        raise QuaverError(f"--speed {text!r}: write a positive number, or `max`")
-    return speed
 
 
 def load_key(path: Path) -> ApiKey:
@@ -103,7 +90,7 @@ def _config(options: ExchangeOptions) -> ExchangeConfig:
                 f"--products: {id!r} is not one of the {len(_LISTED)} products that are traded "
                 f"here; write them like {UNIVERSE[0].id},{UNIVERSE[1].id}"
             )
-    speed, usd = parse_speed(options.speed), _amount(options.usd)
+    usd = _amount(options.usd)
     faults = parse_schedule(options.faults) if options.faults else None
     accounts: tuple[AccountConfig, ...] = ()
     if options.key_path is not None:
@@ -115,8 +102,8 @@ def _config(options: ExchangeOptions) -> ExchangeConfig:
         market=FlowConfig(seed=options.seed, activity=options.activity),
         start_ns=time.time_ns(),
         duration_s=options.duration_s,
-        speed=speed,
-        by_the_clock=speed == 1.0,
+        speed=options.speed,
+        by_the_clock=options.speed == 1.0,
         port=options.port,
         per_address_per_s=PER_ADDRESS_PER_S,
         tape=None if options.tape is None else str(options.tape),

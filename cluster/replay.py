@@ -5,23 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from market.errors import QuaverError
 from sim.replay import Replay
-
-MAX = "max"
-
-
-def parse_speed(text: str) -> float | None:
-    """Return event seconds per second, None for `max`; QuaverError if it is neither."""
-    if text == MAX:
-        return None
-    try:
-        speed = float(text)
-    except ValueError:
-        speed = 0.0
-    if not 0 < speed < float("inf"):
-        raise QuaverError(f"--speed {text!r} is neither a number above 0 nor {MAX}")
-    return speed
 
 
 def run_replay(files: list[Path], speed: float | None, port: int, console: Console) -> None:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from websockets.asyncio.client import connect
 
 from cluster import cli
-from cluster.exchange import load_key, parse_speed
+from cluster.exchange import load_key
+from cluster.options import parse_speed
 from market.errors import QuaverError
 from sim.auth import Keyring, key_file, new_key, sign
 from sim.rest_calls import PREFIX

@@ -1,0 +1,159 @@
+"""The commands from recordings to trading: demo, build, sweep, report, serve, show-config."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.options import (
+    ConfigOption,
+    DataOption,
+    NameOption,
+    SetOption,
+    app,
+    console,
+)
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", help="folder for the demo's data; replaced by every run")
+    ] = Path("data/demo"),
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run the whole pipeline once on a simulated market, and write a report.
+
+    Simulated exchange, websocket, books, windows, raw partitions, samples, a small sweep, confusion
+    matrix and backtest on the test split, then a Serve app that predicts over HTTP and trades a
+    paper account. Needs no keys and no internet; takes a few minutes on two cores.
+    """
+    from cluster.config import load_config
+    from cluster.demo import run_demo
+
+    run_demo(load_config(config, set_ or []), out, console)
+
+
+@app.command()
+def build(data: DataOption, config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Build windows and samples from all raw partitions under a root, in parallel.
+
+    A sample needs the 69 valid beats up to its own, its label the 75 after. Building again gives
+    the same files.
+    """
+    from actors.store import Store
+    from cluster.config import load_config
+    from cluster.progress import Display
+    from cluster.session import ray_session
+    from cluster.stages import build_tables
+
+    chosen, store = load_config(config, set_ or []), Store(data)
+    with Display(console) as display, display.stage("build") as stage:
+        stage.update(0, 1, "starting Ray")
+        with ray_session(chosen.ray_address):
+            results = build_tables(store, chosen, stage)
+    labelled = sum(b.valid for b in results if b.stage == "samples")
+    if labelled:
+        console.print(f"next: quaver sweep --data {data}")
+    else:
+        console.print(
+            "windows are built, but no sample has a label: that takes 144 valid beats in a row "
+            "(ten minutes without a gap) of a product of the universe"
+        )
+
+
+@app.command()
+def sweep(
+    data: DataOption,
+    name: NameOption = "sweep",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with a sweep that was interrupted")
+    ] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Train every variant of the grid with Ray Tune and export the best model.
+
+    Checkpoints and TensorBoard scalars are written after every epoch. The grid is `sweep.grid` in
+    the configuration.
+    """
+    from actors.store import Store
+    from cluster import stages
+    from cluster.config import load_config
+    from cluster.progress import Display
+    from cluster.session import ray_session
+
+    chosen, store = load_config(config, set_ or []), Store(data)
+    with Display(console) as display, display.stage("sweep") as stage:
+        stage.update(0, 1, "starting Ray")
+        with ray_session(chosen.ray_address):
+            result = stages.sweep(store, chosen, name, resume, stage)
+    for trial in result.trials:
+        won = "  <- exported" if trial.name == result.best else ""
+        console.print(
+            f"{trial.name}: captures {trial.metrics.best_value_bps:.3f} bp a decision on validation"
+            f"{won}",
+            highlight=False,
+        )
+    console.print(f"TensorBoard: tensorboard --logdir {data}/runs/{name}", soft_wrap=True)
+    console.print(f"next: quaver report --data {data} --name {name}", soft_wrap=True)
+
+
+@app.command()
+def report(
+    data: DataOption,
+    name: NameOption = "sweep",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Judge the best model of a sweep on the test split and write report.html.
+
+    Confusion matrix and value captured beside the lines that take no skill; a backtest with
+    reserves and fees beside buy-and-hold and the label oracle.
+    """
+    from actors.store import Store
+    from cluster import stages
+    from cluster.config import load_config
+    from cluster.progress import Display
+
+    chosen, store = load_config(config, set_ or []), Store(data)
+    with Display(console) as display, display.stage("judge") as stage:
+        judged = stages.judge(store, chosen, name, stage)
+    stages.print_summary(judged, stages.write_report_to(store, judged), console)
+
+
+@app.command()
+def serve(
+    data: DataOption,
+    name: NameOption = "sweep",
+    feed: Annotated[
+        str | None,
+        typer.Option(
+            "--feed", help="websocket to trade on, or `simulated`; default: Coinbase's live feed"
+        ),
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="also record raw partitions under the data root")
+    ] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Serve the best model of a sweep over HTTP and trade a paper account on a live feed.
+
+    POST /v1/predict, GET /health, GET /v1/positions. Runs until Ctrl-C. No real order is sent.
+    """
+    from actors.store import Store
+    from cluster.config import load_config
+    from cluster.live import run_serve
+
+    overrides = [*(set_ or []), *([f"feed_url={feed}"] if feed else [])]
+    run_serve(load_config(config, overrides), Store(data), name, record, console)
+
+
+@app.command("show-config")
+def show_config(config: ConfigOption = None, set_: SetOption = None) -> None:
+    """Print the configuration as TOML: every key with its value."""
+    from cluster.config import as_toml, load_config
+
+    typer.echo(as_toml(load_config(config, set_ or [])), nl=False)
