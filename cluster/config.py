@@ -20,6 +20,7 @@ from actors.raw import SIMULATED
 from actors.spool import SpoolConfig
 from datasets.health import HealthConfig
 from datasets.imports import parse_increments
+from datasets.recipe import Recipe
 from market.actions import Fees
 from market.errors import QuaverError
 from market.products import UNIVERSE, Product, product
@@ -126,6 +127,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sweep: SweepConfig = msgspec.field(default_factory=_default_sweep)
     serve: ServeConfig = ServeConfig()
     demo: DemoConfig = DemoConfig()
+
+    @property
+    def recipe(self) -> Recipe:
+        """What samples are made by."""
+        return Recipe(fees=self.fees)
 
 
 def load_config(path: Path | None, overrides: list[str]) -> Config:

@@ -40,7 +40,7 @@ def run_demo(config: Config, out: Path, console: Console) -> None:
         with display.stage("judge") as stage:
             judged = stages.judge(store, config, _SWEEP, stage)
         with display.stage("serve and trade") as stage:
-            samples = load_samples(store, config.fees)
+            samples = load_samples(store, config.recipe)
             test = samples.select(split_by_time(samples.beat, config.split)["test"])
             live, checked = trade_simulated(config, store, _SWEEP, test, ports, stage)
     note = f"{checked} predictions over HTTP were compared with the model's own: equal."

@@ -99,10 +99,10 @@ def run_serve(config: Config, store: Store, name: str, record: bool, console: Co
     if record and config.feed_url == SIMULATED:
         raise QuaverError("--record is for a venue's feed: what is simulated is not worth keeping")
     _, meta = load_model(store.read(model_path(store, name)), products=PRODUCT_IDS)
-    if meta.fees != config.fees:
+    if meta.recipe != config.recipe:
         raise QuaverError(
-            f"the model of sweep {name} was trained for {meta.fees}, the configuration says "
-            f"{config.fees}; set [fees] as they were, or sweep again"
+            f"the model of sweep {name} was trained for {meta.recipe}, the configuration says "
+            f"{config.recipe}; set [fees] as they were, or sweep again"
         )
     wanted = config.demo.products if config.feed_url == SIMULATED else config.products
     if not (traded := tuple(p for p in wanted if p in meta.trained)):

@@ -28,7 +28,6 @@ from datasets.splits import split_by_time
 from datasets.tables import read_windows, stored
 from datasets.tardis import import_tardis
 from market.errors import QuaverError
-from market.labels import HORIZON_BEATS
 from market.products import UNIVERSE, Product, product
 from market.windows import BEAT_NS
 from sim.actor import ExchangeActor
@@ -139,12 +138,12 @@ def build_tables(store: Store, config: Config, stage: Stage) -> list[Built]:
         stage.update(len(results), total, _built_text(results))
 
     stage.update(0, 2 * max(1, len(partitions(store))), "starting")
-    return build(store, config.fees, show)
+    return build(store, config.recipe, show)
 
 
 def sweep(store: Store, config: Config, name: str, resume: bool, stage: Stage) -> SweepResult:
     """Train every variant of the grid on the train split; the best is exported."""
-    samples = load_samples(store, config.fees)
+    samples = load_samples(store, config.recipe)
     splits = split_by_time(samples.beat, config.split)
 
     def show(p: SweepProgress) -> None:
@@ -160,8 +159,7 @@ def sweep(store: Store, config: Config, name: str, resume: bool, stage: Stage) -
         name=name,
         store=store,
         products=PRODUCT_IDS,
-        fees=config.fees,
-        horizon=HORIZON_BEATS,
+        recipe=config.recipe,
         resume=resume,
         on_progress=show,
     )
@@ -181,9 +179,9 @@ def model_path(store: Store, name: str) -> str:
 def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
     """Score the best model of a sweep on the test split, and trade that split with it."""
     model, _ = load_model(store.read(model_path(store, name)), products=PRODUCT_IDS)
-    samples = load_samples(store, config.fees)
+    samples = load_samples(store, config.recipe)
     splits = split_by_time(samples.beat, config.split)
-    check_unseen(store, name, config.fees, HORIZON_BEATS, samples, splits)
+    check_unseen(store, name, config.recipe, samples, splits)
     train, test = samples.select(splits["train"]), samples.select(splits["test"])
     stage.update(1, 4, f"predicting {len(test):,} test samples")
     values = predict(model, test)

@@ -15,6 +15,7 @@ import ray.data
 from actors.raw import DAY_NS, day_of, day_start_ns, partitions, read_manifest
 from actors.store import Store
 from datasets.rebuild import windows_of
+from datasets.recipe import Recipe
 from datasets.tables import (
     read_windows,
     samples_table,
@@ -23,10 +24,9 @@ from datasets.tables import (
     write_samples,
     write_windows,
 )
-from market.actions import Fees
 from market.errors import QuaverError
 from market.features import LOOKBACK_BEATS, features
-from market.labels import HORIZON_BEATS, labels
+from market.labels import labels
 from market.products import product_index
 from market.windows import BEAT_NS, WINDOW
 
@@ -53,9 +53,7 @@ def build_windows(store: Store, product_id: str, day: str) -> Built:
     return Built(product_id, day, "windows", rows, len(windows), int(windows["valid"].sum()))
 
 
-def build_samples(
-    store: Store, product_id: str, day: str, fees: Fees, horizon: int = HORIZON_BEATS
-) -> Built:
+def build_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> Built:
     """Build and write the samples of one day from its windows and those of the days beside it."""
     manifest = read_manifest(store, product_id, day)
     index = product_index(product_id)
@@ -64,21 +62,22 @@ def build_samples(
     start_ns = day_start_ns(day)
     before = read_windows(store, product_id, day_of(start_ns - 1))[-LOOKBACK_BEATS:]
     within = read_windows(store, product_id, day)
-    after = read_windows(store, product_id, day_of(start_ns + DAY_NS))[:horizon]
+    after = read_windows(store, product_id, day_of(start_ns + DAY_NS))[: recipe.horizon_beats]
     windows = np.concatenate([before, within, after]) if len(within) else np.zeros(0, WINDOW)
     found = features(windows, manifest.listed.tick)
     first, last = start_ns // BEAT_NS, (start_ns + DAY_NS) // BEAT_NS
     mine = (found.beats >= first) & (found.beats < last)
     kept = type(found)(*(column[mine] for column in found))
-    label = labels(windows, fees, horizon)[np.searchsorted(windows["beat"], kept.beats)]
+    label = labels(windows, recipe.fees, recipe.horizon_beats)
+    label = label[np.searchsorted(windows["beat"], kept.beats)]
     table = samples_table(kept, index, label)
-    write_samples(store, product_id, day, table, fees, horizon)
+    write_samples(store, product_id, day, table, recipe)
     labelled = int((~np.isnan(label[:, 0])).sum())
     return Built(product_id, day, "samples", len(label), len(windows), labelled)
 
 
 def build(
-    store: Store, fees: Fees, on_built: Callable[[Built, int], None] = lambda built, total: None
+    store: Store, recipe: Recipe, on_built: Callable[[Built, int], None] = lambda built, total: None
 ) -> list[Built]:
     """Build every raw partition under a root with the running Ray; return what each gave.
 
@@ -97,7 +96,7 @@ def build(
     results = []
     # All windows first: samples read those of the neighbouring days.
     for stage, todo in (("windows", found), ("samples", sampled)):
-        for built in _map(store, fees, stage, todo):
+        for built in _map(store, recipe, stage, todo):
             results.append(built)
             on_built(built, total)
     return results
@@ -110,13 +109,13 @@ def _drop_orphans(store: Store, found: list[tuple[str, str]]) -> None:
             store.delete(table_path(table, product_id, day))
 
 
-def _map(store: Store, fees: Fees, stage: str, todo: list[tuple[str, str]]) -> Iterator[Built]:
+def _map(store: Store, recipe: Recipe, stage: str, todo: list[tuple[str, str]]) -> Iterator[Built]:
     def one(row: dict[str, Any]) -> dict[str, Any]:
         try:
             if stage == "windows":
                 built = build_windows(store, row["product"], row["day"])
             else:
-                built = build_samples(store, row["product"], row["day"], fees)
+                built = build_samples(store, row["product"], row["day"], recipe)
         except QuaverError as e:
             return {"error": str(e)}  # Ray Data would wrap it in three others.
         return {"built": msgspec.json.encode(built)}

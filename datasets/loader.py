@@ -6,29 +6,27 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.store import Store
+from datasets.recipe import Recipe
 from datasets.samples import Samples
 from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, read_table, stored, table_path
-from market.actions import Fees
 from market.errors import QuaverError
-from market.labels import HORIZON_BEATS
 
 
-def load_samples(store: Store, fees: Fees, horizon: int = HORIZON_BEATS) -> Samples:
+def load_samples(store: Store, recipe: Recipe) -> Samples:
     """Return all samples under a root, in order of product and beat.
 
-    QuaverError if there are none, or if they were labelled with other fees or another horizon.
+    QuaverError if there are none, or if they were made by another recipe.
     """
     tables = [
         read_table(store, table_path("samples", product_id, day), SAMPLES_SCHEMA, SAMPLES_FORMAT)
         for product_id, day in stored(store, "samples")
     ]
     for table in tables:
-        assumed = msgspec.json.decode(table.schema.metadata[b"fees"], type=Fees)
-        beats = int(table.schema.metadata[b"horizon_beats"])
-        if (assumed, beats) != (fees, horizon):
+        made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
+        if made_by != recipe:
             raise QuaverError(
-                f"samples in {store.root} were labelled with {assumed} and a horizon of {beats} "
-                "beats, which is not what the configuration says; run quaver build again"
+                f"samples in {store.root} were made with {made_by}, which is not what the "
+                "configuration says; run quaver build again"
             )
     table = pa.concat_tables(tables) if tables else None
     if table is None or not table.num_rows:

@@ -11,14 +11,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from actors.store import Store
-from market.actions import Action, Fees
+from datasets.recipe import Recipe
+from market.actions import Action
 from market.book import BUCKETS
 from market.errors import QuaverError
 from market.features import MEDIAN_LAGS, Features
 from market.windows import WINDOW
 
 WINDOWS_FORMAT = "quaver.windows.1"
-SAMPLES_FORMAT = "quaver.samples.1"
+SAMPLES_FORMAT = "quaver.samples.2"
 _NULL_WITHOUT_TRADES = ("trade_low", "trade_high")
 
 
@@ -92,15 +93,9 @@ def write_windows(store: Store, product_id: str, day: str, windows: NDArray[np.v
     _write(store, "windows", product_id, day, windows_table(windows), {"format": WINDOWS_FORMAT})
 
 
-def write_samples(
-    store: Store, product_id: str, day: str, table: pa.Table, fees: Fees, horizon: int
-) -> None:
-    """Write one product and day of samples, with what their labels assume."""
-    meta = {
-        "format": SAMPLES_FORMAT,
-        "fees": msgspec.json.encode(fees).decode(),
-        "horizon_beats": str(horizon),
-    }
+def write_samples(store: Store, product_id: str, day: str, table: pa.Table, recipe: Recipe) -> None:
+    """Write one product and day of samples, with the recipe they were made by."""
+    meta = {"format": SAMPLES_FORMAT, "recipe": msgspec.json.encode(recipe).decode()}
     _write(store, "samples", product_id, day, table, meta)
 
 

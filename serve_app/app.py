@@ -306,8 +306,7 @@ def _about(meta: ModelMeta) -> dict[str, Any]:
         "objective": meta.objective,
         "trained": list(meta.trained),
         "features_version": meta.features_version,
-        "horizon": meta.horizon,
-        "fees": msgspec.to_builtins(meta.fees),
+        "recipe": msgspec.to_builtins(meta.recipe),
     }
 
 

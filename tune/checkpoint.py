@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from market.actions import Fees
+from datasets.recipe import Recipe
 from market.errors import QuaverError
 from tune.config import TrainConfig
 from tune.models import ModelConfig, SeedModel, build
@@ -52,8 +52,7 @@ class ModelMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     objective: Objective
     products: tuple[str, ...]
     trained: tuple[str, ...]  # Those that it was shown in training; of others it knows nothing.
-    horizon: int
-    fees: Fees
+    recipe: Recipe  # Of the samples.
     features_version: str = FEATURES_VERSION
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.store import Store
+from datasets.recipe import Recipe
 from datasets.samples import Samples
-from market.actions import Fees
 from market.errors import QuaverError
 from tune.config import SweepConfig
 
@@ -27,8 +27,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     config: SweepConfig
     products: tuple[str, ...]
     trained: tuple[str, ...]  # Those of which train holds samples.
-    fees: Fees
-    horizon: int
+    recipe: Recipe
     data_sha256: str
 
 
@@ -53,15 +52,13 @@ def begin(store: Store, name: str, identity: Identity, resume: bool) -> None:
         store.write(path, content)
     elif known != content:
         raise QuaverError(
-            f"sweep: {name} was started with another configuration, universe, fees, horizon or "
+            f"sweep: {name} was started with another configuration, universe, recipe or "
             f"samples (see {path} under {store.root}); start a sweep of another name"
         )
 
 
-def check_unseen(
-    store: Store, name: str, fees: Fees, horizon: int, samples: Samples, splits: Splits
-) -> None:
-    """Raise a QuaverError unless the sweep had just these samples, split, fees and horizon.
+def check_unseen(store: Store, name: str, recipe: Recipe, samples: Samples, splits: Splits) -> None:
+    """Raise a QuaverError unless the sweep had just these samples, split and recipe.
 
     With others, its test split may hold what its models were trained on.
     """
@@ -70,8 +67,8 @@ def check_unseen(
         known = msgspec.json.decode(store.read(path), type=Identity)
     except (FileNotFoundError, msgspec.DecodeError) as e:
         raise QuaverError(f"{path} under {store.root} cannot be read ({e}); sweep again") from None
-    now = (fees, horizon, digest(*trained_on(samples, splits)))
-    if (known.fees, known.horizon, known.data_sha256) != now:
+    now = (recipe, digest(*trained_on(samples, splits)))
+    if (known.recipe, known.data_sha256) != now:
         raise QuaverError(
             f"sweep {name} was trained on other samples, another split or other fees than these: "
             "its test split would not be unseen. Sweep again, under another name"

@@ -21,8 +21,8 @@ import numpy as np
 from ray import tune as ray_tune
 
 from actors.store import Store
+from datasets.recipe import Recipe
 from datasets.samples import Samples
-from market.actions import Fees
 from market.errors import QuaverError
 from tune.checkpoint import MODEL_FILE, ModelMeta, export, load_state
 from tune.config import SweepConfig, Variant, variants
@@ -74,8 +74,7 @@ def run_sweep(
     name: str,
     store: Store,
     products: tuple[str, ...],
-    fees: Fees,
-    horizon: int,
+    recipe: Recipe,
     resume: bool = False,
     on_progress: OnProgress | None = None,
 ) -> SweepResult:
@@ -84,7 +83,7 @@ def run_sweep(
     The best trial is the one with the highest validation value captured in any epoch, that epoch's
     weights are exported; the validation loss would not do, as objectives have different ones.
     `splits` has masks of `samples` under `train` and `validation`; `products` are the universe's
-    ids by index; `fees` and `horizon` (beats) are what the samples were labelled with. With
+    ids by index; `recipe` is what the samples were made by. With
     `resume` the sweep of this name goes on, finished epochs are kept and finished trials not run
     again. QuaverError where the name is taken or unknown, another config or other data are given,
     or a trial failed or was interrupted.
@@ -96,8 +95,7 @@ def run_sweep(
         config=config,
         products=products,
         trained=tuple(products[i] for i in np.unique(train_samples.product)),
-        fees=fees,
-        horizon=horizon,
+        recipe=recipe,
         data_sha256=digest(train_samples, validation_samples),
     )
     begin(store, name, identity, resume)
@@ -208,8 +206,7 @@ def _finish(
         objective=state.config.objective,
         products=identity.products,
         trained=identity.trained,
-        horizon=identity.horizon,
-        fees=identity.fees,
+        recipe=identity.recipe,
     )
     model_path = f"{folder(name)}/best/{MODEL_FILE}"
     store.write(model_path, export(state.best_weights, meta))

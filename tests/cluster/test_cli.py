@@ -16,8 +16,8 @@ from actors.store import Store
 from cluster import cli
 from cluster.config import load_config
 from datasets.loader import load_samples
+from datasets.recipe import Recipe
 from datasets.tables import read_windows, stored
-from market.actions import Fees
 from market.errors import QuaverError
 from tests.helpers import recording, replay_windows
 
@@ -188,7 +188,7 @@ def test_a_capture_is_imported_and_built_into_windows_and_samples(tmp_path: Path
     windows = read_windows(store, product_id, day)
     for name in windows.dtype.names or ():
         assert (windows[name] == plain["BTC-USD"][name]).all()
-    samples = load_samples(store, Fees())
+    samples = load_samples(store, Recipe())
     valid = int(windows["valid"].sum())
     # One unbroken run: 68 beats before the first sample, 75 after the last label.
     assert (len(samples), int(samples.labelled.sum())) == (valid - 68, valid - 68 - 75)

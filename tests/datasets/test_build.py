@@ -12,9 +12,9 @@ from actors.raw import partitions
 from actors.store import Store
 from datasets.build import Built, build, build_samples, build_windows
 from datasets.loader import load_samples
+from datasets.recipe import Recipe
 from datasets.samples import Samples
 from datasets.tables import read_windows, stored
-from market.actions import Fees
 from market.errors import QuaverError
 from market.events import EVENT
 from market.features import Features, features
@@ -37,7 +37,7 @@ from tests.actors.wire import (
 )
 from tests.helpers import import_into, recording, replay_windows
 
-FEES = Fees()
+RECIPE = Recipe()
 GRIDS = {BTC: ("0.01", "0.00000001")}
 OTHER = "OTHER-EUR"
 
@@ -73,7 +73,7 @@ def assert_samples_of(found: Samples, windows: NDArray[np.void], tick: float) ->
     for name in ("medians", "bids", "asks"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
     at = np.searchsorted(windows["beat"], wanted.beats)
-    np.testing.assert_array_equal(found.label, labels(windows, FEES)[at])
+    np.testing.assert_array_equal(found.label, labels(windows, RECIPE.fees)[at])
     labelled = beats_with_a_label(windows)
     assert found.labelled.tolist() == [int(k) in labelled for k in found.beat]
 
@@ -91,13 +91,13 @@ def test_days_built_one_by_one_equal_one_unbroken_partition(tmp_path: Path) -> N
     for product_id in (BTC, ETH):
         days = [read_windows(store, product_id, day) for day in DAYS]
         assert_same_rows(np.concatenate(days), whole[product_id])
-    built = [build_samples(store, p, day, FEES) for p, day in todo]
+    built = [build_samples(store, p, day, RECIPE) for p, day in todo]
     # Known are beats 1 .. 298 (0 has the snapshot): samples from 69 on, labels up to 223.
     assert [(b.stage, b.rows, b.valid) for b in built] == [
         ("samples", 81, 81),
         ("samples", 149, 74),
     ] * 2
-    samples = load_samples(store, FEES)
+    samples = load_samples(store, RECIPE)
     for product_id in (BTC, ETH):
         mine = samples.select(samples.product == product_index(product_id))
         assert_samples_of(mine, whole[product_id], 0.01)
@@ -106,7 +106,7 @@ def test_days_built_one_by_one_equal_one_unbroken_partition(tmp_path: Path) -> N
 def test_every_sample_is_stored_with_its_own_day(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     record(store, two_days(1_200), (BTC,))
-    for stage in (build_windows, lambda s, p, d: build_samples(s, p, d, FEES)):
+    for stage in (build_windows, lambda s, p, d: build_samples(s, p, d, RECIPE)):
         for product_id, day in partitions(store):
             stage(store, product_id, day)
     border = MIDNIGHT_NS // BEAT_NS
@@ -122,9 +122,9 @@ def test_a_day_whose_neighbours_are_missing_stands_alone(tmp_path: Path) -> None
     windows = live_windows(frames, (BTC,))[BTC]
     second = windows[windows["beat"] >= MIDNIGHT_NS // BEAT_NS]
     build_windows(store, BTC, DAYS[1])
-    built = build_samples(store, BTC, DAYS[1], FEES)
+    built = build_samples(store, BTC, DAYS[1], RECIPE)
     assert (built.rows, built.valid) == (149 - 68, 149 - 68 - 75)
-    assert_samples_of(load_samples(store, FEES), second, 0.01)
+    assert_samples_of(load_samples(store, RECIPE), second, 0.01)
 
 
 def test_a_recording_too_short_for_a_sample_gives_an_empty_table(tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_a_recording_too_short_for_a_sample_gives_an_empty_table(tmp_path: Path)
     record(store, two_days(480), (BTC,))  # 60 beats a day, 119 in all, known from 1 on.
     for product_id, day in partitions(store):
         build_windows(store, product_id, day)
-    assert build_samples(store, BTC, DAYS[0], FEES).rows == 0
-    assert build_samples(store, BTC, DAYS[1], FEES).rows == 119 - 69
+    assert build_samples(store, BTC, DAYS[0], RECIPE).rows == 0
+    assert build_samples(store, BTC, DAYS[1], RECIPE).rows == 119 - 69
     assert stored(store, "samples") == [(BTC, DAYS[0]), (BTC, DAYS[1])]
 
 
@@ -148,10 +148,10 @@ def test_samples_need_an_unbroken_run_of_valid_beats(tmp_path: Path) -> None:
         record(store, frames, (BTC,))
         whole.append(live_windows(frames, (BTC,))[BTC])
     build_windows(store, BTC, DAYS[0])
-    built = build_samples(store, BTC, DAYS[0], FEES)
+    built = build_samples(store, BTC, DAYS[0], RECIPE)
     # Of each: beats 1 .. 158 known, 90 samples from 69 on, 15 with a label, up to 83.
     assert (built.rows, built.valid) == (180, 30)
-    assert_samples_of(load_samples(store, FEES), np.concatenate(whole), 0.01)
+    assert_samples_of(load_samples(store, RECIPE), np.concatenate(whole), 0.01)
 
 
 def test_a_partition_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_partition_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(QuaverError, match=f"{BTC}.*{DAYS[0]}"):
         build_windows(store, BTC, DAYS[0])
     with pytest.raises(QuaverError, match=f"{BTC}.*{DAYS[0]}"):
-        build_samples(store, BTC, DAYS[0], FEES)
+        build_samples(store, BTC, DAYS[0], RECIPE)
 
 
 def test_a_row_that_no_reader_makes_is_named_with_its_partition(
@@ -176,7 +176,7 @@ def test_a_row_that_no_reader_makes_is_named_with_its_partition(
 
 def test_an_empty_root_says_where_data_comes_from(tmp_path: Path) -> None:
     with pytest.raises(QuaverError, match="import"):
-        build(Store(str(tmp_path)), FEES)
+        build(Store(str(tmp_path)), RECIPE)
 
 
 @pytest.mark.ray
@@ -198,7 +198,7 @@ def test_a_real_recording_is_built_and_built_again(tmp_path: Path, ray_local: No
     )
     record(store, two_days(1_200), (ETH, BTC))
     told: list[tuple[Built, int]] = []
-    found = build(store, FEES, lambda built, total: told.append((built, total)))
+    found = build(store, RECIPE, lambda built, total: told.append((built, total)))
 
     todo = partitions(store)
     sampled = [(product_id, day) for product_id, day in todo if product_id != OTHER]
@@ -217,7 +217,7 @@ def test_a_real_recording_is_built_and_built_again(tmp_path: Path, ray_local: No
     day = "2018-04-24"
     assert_same_windows({BTC: read_windows(store, BTC, day)}, real)
 
-    samples = load_samples(store, FEES)
+    samples = load_samples(store, RECIPE)
     btc = samples.select(samples.product == product_index(BTC))
     real_beats = beats_with_a_sample(real[BTC])
     mine = btc.select(np.isin(btc.beat, real_beats))
@@ -227,13 +227,13 @@ def test_a_real_recording_is_built_and_built_again(tmp_path: Path, ray_local: No
     assert math.isclose(mine.medians[0, -1], _median(real[BTC], int(mine.beat[0])))
 
     once = files(root, "raw", "windows", "samples")
-    build(store, FEES)
+    build(store, RECIPE)
     assert files(root, "raw", "windows", "samples") == once
 
     first = next(iter((root / "raw" / f"product={BTC}").rglob("*.parquet")))
     first.write_bytes(b"not what it was")
     with pytest.raises(QuaverError, match=first.name):
-        build(store, FEES)
+        build(store, RECIPE)
 
 
 def _median(windows: NDArray[np.void], beat: int) -> float:

@@ -7,17 +7,18 @@ import pytest
 
 from actors.store import Store
 from datasets.loader import load_samples
+from datasets.recipe import Recipe
 from datasets.tables import samples_table, table_path, write_samples
 from market.actions import Fees
 from market.errors import QuaverError
 from market.features import Features
 from tests.actors.wire import BTC, DAYS, ETH
 
-FEES = Fees()
+RECIPE = Recipe()
 
 
 def write(
-    store: Store, product_id: str, day: str, beats: range, index: int, fees: Fees = FEES
+    store: Store, product_id: str, day: str, beats: range, index: int, recipe: Recipe = RECIPE
 ) -> Features:
     """Samples of arbitrary content; every second one has no label."""
     n, rng = len(beats), np.random.default_rng(index)
@@ -26,7 +27,7 @@ def write(
     )
     label = np.outer(np.array(beats), [1.0, -1.0, 0.0, 0.5, 0.25])
     label[1::2] = np.nan
-    write_samples(store, product_id, day, samples_table(features, index, label), fees, 75)
+    write_samples(store, product_id, day, samples_table(features, index, label), recipe)
     return features
 
 
@@ -35,7 +36,7 @@ def test_samples_come_in_order_of_product_and_beat(tmp_path: Path) -> None:
     third = write(store, ETH, DAYS[0], range(5, 9), 2)
     second = write(store, BTC, DAYS[1], range(10, 13), 1)
     first = write(store, BTC, DAYS[0], range(3, 10), 1)
-    found = load_samples(store, FEES)
+    found = load_samples(store, RECIPE)
     assert len(found) == 14
     assert found.beat.tolist() == [*range(3, 10), *range(10, 13), *range(5, 9)]
     assert found.product.tolist() == [1] * 10 + [2] * 4
@@ -48,7 +49,7 @@ def test_samples_come_in_order_of_product_and_beat(tmp_path: Path) -> None:
 def test_a_sample_without_label_has_a_row_of_nan(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     write(store, BTC, DAYS[0], range(3, 8), 1)
-    found = load_samples(store, FEES)
+    found = load_samples(store, RECIPE)
     assert found.labelled.tolist() == [True, False, True, False, True]
     assert np.isnan(found.label[1::2]).all()
     np.testing.assert_array_equal(found.label[2], np.array([5.0, -5.0, 0.0, 2.5, 1.25]))
@@ -57,52 +58,53 @@ def test_a_sample_without_label_has_a_row_of_nan(tmp_path: Path) -> None:
 def test_a_selection_keeps_the_columns_together(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     write(store, BTC, DAYS[0], range(100), 1)
-    found = load_samples(store, FEES)
+    found = load_samples(store, RECIPE)
     few = found.select(found.labelled & (found.beat >= 50))
     assert few.beat.tolist() == list(range(50, 100, 2))
     np.testing.assert_array_equal(few.label[:, 0], few.beat)
     np.testing.assert_array_equal(few.medians, found.medians[50::2])
 
 
-@pytest.mark.parametrize("other", [Fees(taker_bps=6.0), Fees(maker_bps=1.0)])
-def test_samples_labelled_with_other_fees_are_refused(tmp_path: Path, other: Fees) -> None:
+@pytest.mark.parametrize("fees", [Fees(taker_bps=6.0), Fees(maker_bps=1.0)])
+def test_samples_labelled_with_other_fees_are_refused(tmp_path: Path, fees: Fees) -> None:
+    other = Recipe(fees=fees)
     store = Store(str(tmp_path))
     write(store, BTC, DAYS[0], range(5), 1)
     write(store, BTC, DAYS[1], range(5, 9), 1, other)
-    for fees in (FEES, other):
+    for recipe in (RECIPE, other):
         with pytest.raises(QuaverError, match="build again"):
-            load_samples(store, fees)
+            load_samples(store, recipe)
 
 
 def test_samples_labelled_over_another_horizon_are_refused(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     write(store, BTC, DAYS[0], range(5), 1)
-    assert len(load_samples(store, FEES, 75)) == 5
+    assert len(load_samples(store, RECIPE)) == 5
     with pytest.raises(QuaverError, match="horizon"):
-        load_samples(store, FEES, 50)
+        load_samples(store, Recipe(horizon_beats=50))
 
 
 def test_equal_fees_are_equal_however_they_are_written(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    write(store, BTC, DAYS[0], range(5), 1, Fees(taker_bps=5, maker_bps=0))
-    assert Fees(taker_bps=5, maker_bps=0) == FEES
-    assert len(load_samples(store, FEES)) == 5
+    write(store, BTC, DAYS[0], range(5), 1, Recipe(fees=Fees(taker_bps=5, maker_bps=0)))
+    assert Recipe(fees=Fees(taker_bps=5, maker_bps=0)) == RECIPE
+    assert len(load_samples(store, RECIPE)) == 5
 
 
 def test_no_samples_at_all_says_what_they_need(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with pytest.raises(QuaverError, match="no samples"):
-        load_samples(store, FEES)
+        load_samples(store, RECIPE)
     write(store, BTC, DAYS[0], range(0), 1)
     with pytest.raises(QuaverError, match="no samples"):
-        load_samples(store, FEES)
+        load_samples(store, RECIPE)
 
 
 def test_an_empty_day_beside_others_adds_nothing(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     write(store, BTC, DAYS[0], range(0), 1)
     write(store, BTC, DAYS[1], range(5), 1)
-    assert len(load_samples(store, FEES)) == 5
+    assert len(load_samples(store, RECIPE)) == 5
 
 
 def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
@@ -110,4 +112,4 @@ def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
     path = table_path("samples", BTC, DAYS[0])
     store.write(path, b"half a fi")
     with pytest.raises(QuaverError, match=path):
-        load_samples(store, FEES)
+        load_samples(store, RECIPE)

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from actors.store import Store
+from datasets.recipe import Recipe
 from datasets.tables import (
     SAMPLES_SCHEMA,
     WINDOWS_SCHEMA,
@@ -20,7 +21,6 @@ from datasets.tables import (
     write_samples,
     write_windows,
 )
-from market.actions import Fees
 from market.errors import QuaverError
 from market.features import Features
 from market.windows import WINDOW
@@ -79,7 +79,7 @@ def test_the_columns_are_those_of_the_definitions(tmp_path: Path) -> None:
     assert columns(SAMPLES_SCHEMA) == SAMPLE_COLUMNS
     store = Store(str(tmp_path))
     write_windows(store, BTC, DAY, random_windows(3))
-    write_samples(store, BTC, DAY, some_samples(3), Fees(), 75)
+    write_samples(store, BTC, DAY, some_samples(3), Recipe())
     for table, wanted in (("windows", WINDOW_COLUMNS), ("samples", SAMPLE_COLUMNS)):
         folder = tmp_path / table / f"product={BTC}" / f"day={DAY}"
         (file,) = folder.iterdir()

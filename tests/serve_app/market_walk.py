@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from market.actions import Action, Fees
+from datasets.recipe import Recipe
+from market.actions import Action
 from market.windows import WINDOW
 from tune.checkpoint import ModelMeta, export
 from tune.models import SeedConfig, build
@@ -46,8 +47,7 @@ def meta_of(trained: tuple[str, ...] = PRODUCTS, objective: str = "mse") -> Mode
         objective=objective,
         products=PRODUCTS,
         trained=trained,
-        horizon=75,
-        fees=Fees(),
+        recipe=Recipe(),
     )
 
 

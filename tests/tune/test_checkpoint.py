@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from datasets.recipe import Recipe
 from market.actions import Fees
 from market.errors import QuaverError
 from tune.checkpoint import ModelMeta, export, load_model
@@ -27,8 +28,7 @@ def exported(make_samples, small) -> tuple[bytes, ModelMeta, dict[str, torch.Ten
         model=small.model,
         objective="mse",
         products=PRODUCTS,
-        horizon=75,
-        fees=Fees(taker_bps=7.5),
+        recipe=Recipe(fees=Fees(taker_bps=7.5)),
     )
     return export(state.weights, meta), meta, state.weights
 

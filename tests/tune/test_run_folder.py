@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from actors.store import Store
+from datasets.recipe import Recipe
 from datasets.splits import split_by_time
 from market.actions import Fees
 from market.errors import QuaverError
@@ -22,8 +23,7 @@ def started(make_samples, small, tmp_path):
         config=SweepConfig(train=small, grid={"objective": ["mse"]}),
         products=("BTC-USD",),
         trained=("BTC-USD",),
-        fees=Fees(),
-        horizon=75,
+        recipe=Recipe(),
         data_sha256=digest(*trained_on(samples, split_by_time(samples.beat))),
     )
     begin(store, "first", identity, resume=False)
@@ -32,33 +32,33 @@ def started(make_samples, small, tmp_path):
 
 def test_the_same_samples_and_split_are_judged(started) -> None:
     store, samples = started
-    check_unseen(store, "first", Fees(), 75, samples, split_by_time(samples.beat))
+    check_unseen(store, "first", Recipe(), samples, split_by_time(samples.beat))
 
 
 def test_more_samples_after_the_sweep_would_move_the_borders(started, make_samples) -> None:
     store, _ = started
     more = make_samples(1300)
     with pytest.raises(QuaverError, match="would not be unseen"):
-        check_unseen(store, "first", Fees(), 75, more, split_by_time(more.beat))
+        check_unseen(store, "first", Recipe(), more, split_by_time(more.beat))
 
 
 def test_another_split_fees_or_horizon_is_refused(started) -> None:
     store, samples = started
     halves = split_by_time(samples.beat, (0.3, 0.2, 0.5))
     usual = split_by_time(samples.beat)
-    for fees, horizon, splits in (
-        (Fees(), 75, halves),
-        (Fees(taker_bps=60.0), 75, usual),
-        (Fees(), 30, usual),
+    for recipe, splits in (
+        (Recipe(), halves),
+        (Recipe(fees=Fees(taker_bps=60.0)), usual),
+        (Recipe(horizon_beats=30), usual),
     ):
         with pytest.raises(QuaverError, match="would not be unseen"):
-            check_unseen(store, "first", fees, horizon, samples, splits)
+            check_unseen(store, "first", recipe, samples, splits)
 
 
 def test_a_sweep_that_never_began_is_named(started, tmp_path: Path) -> None:
     store, samples = started
     with pytest.raises(QuaverError, match="second"):
-        check_unseen(store, "second", Fees(), 75, samples, split_by_time(samples.beat))
+        check_unseen(store, "second", Recipe(), samples, split_by_time(samples.beat))
 
 
 def test_only_labelled_samples_are_trained_on(make_samples) -> None:

@@ -15,6 +15,7 @@ import torch
 from ray import tune as ray_tune
 
 from actors.store import Store
+from datasets.recipe import Recipe
 from datasets.splits import split_by_time
 from market.actions import Fees
 from market.errors import QuaverError
@@ -28,8 +29,8 @@ pytestmark = pytest.mark.ray
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 NAMES = ("00_mse", "01_bce")
-FEES = Fees(taker_bps=7.0)
 HORIZON = 30
+RECIPE = Recipe(fees=Fees(taker_bps=7.0), horizon_beats=HORIZON)
 
 
 @pytest.fixture
@@ -48,8 +49,7 @@ def sweep(make_samples, small, tmp_path) -> dict:
         "config": config,
         "name": "grid",
         "products": PRODUCTS,
-        "fees": FEES,
-        "horizon": HORIZON,
+        "recipe": RECIPE,
         "store": Store(str(tmp_path)),
     }
 
@@ -131,7 +131,7 @@ def test_checkpoints_scalars_table_and_best_model(ray_local, sweep, tmp_path, ca
 
     _, meta = load_model(tmp_path / result.model_path, products=PRODUCTS)
     assert meta.objective == best.params["objective"]
-    assert (meta.fees, meta.horizon) == (FEES, HORIZON)
+    assert meta.recipe == RECIPE
 
 
 def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, tmp_path) -> None:
@@ -154,8 +154,8 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, tmp_path) -> None:
     with pytest.raises(QuaverError, match=r"exists; .*--resume"):
         run_sweep(**sweep)
     other = msgspec.structs.replace(sweep["config"], max_failures=1)
-    for change in ({"config": other}, {"horizon": 10}, {"fees": Fees()}):
-        with pytest.raises(QuaverError, match="another configuration, universe, fees, horizon"):
+    for change in ({"config": other}, {"recipe": Recipe()}):
+        with pytest.raises(QuaverError, match="another configuration, universe, recipe"):
             run_sweep(**{**sweep, **change}, resume=True)
 
     progress = []

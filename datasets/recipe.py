@@ -1,0 +1,15 @@
+"""What samples are made by, besides windows: tables keep it, and whoever reads them checks it."""
+
+from typing import Annotated
+
+import msgspec
+
+from market.actions import Fees
+from market.labels import HORIZON_BEATS
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What labels assume."""
+
+    fees: Fees = Fees()
+    horizon_beats: Annotated[int, msgspec.Meta(gt=0)] = HORIZON_BEATS
