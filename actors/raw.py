@@ -151,9 +151,11 @@ def partition_path(product_id: str, day: str) -> str:
 def read_manifest(store: Store, product_id: str, day: str) -> Manifest | None:
     """Return a partition's manifest, None if there is none; QuaverError if it cannot be used."""
     path = f"{partition_path(product_id, day)}/manifest.json"
-    if not store.exists(path):
+    try:
+        data = store.read(path)
+    except FileNotFoundError:
         return None
-    return decode_manifest(store.read(path), f"{store.root}/{path}")
+    return decode_manifest(data, f"{store.root}/{path}")
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:

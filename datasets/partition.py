@@ -79,7 +79,13 @@ def read_raw(store: Store, product_id: str, day: str) -> Manifest:
 def build_windows(store: Store, product_id: str, day: str) -> Built:
     """Build and write the windows of one raw partition."""
     raw = read_raw(store, product_id, day)
-    windows = windows_of(store, raw)
+    try:
+        windows = windows_of(store, raw)
+    except (KeyError, TypeError, ValueError) as e:
+        raise QuaverError(
+            f"the parts in {store.root}/{partition_path(product_id, day)} do not have the columns "
+            f"of this version: {e}; import the captures again"
+        ) from e
     valid = int(windows["valid"].sum())
     begin(store, "windows", product_id, day)
     data = write_windows(store, product_id, day, windows)
