@@ -12,7 +12,7 @@ from actors.raw import partitions
 from actors.store import Store
 from datasets.build import Watcher, build, find_todo
 from datasets.loader import load_samples
-from datasets.partition import Built, build_samples, build_windows
+from datasets.partition import build_samples, build_windows
 from datasets.recipe import Recipe
 from datasets.samples import Samples
 from datasets.tables import read_windows, stored, table_path
