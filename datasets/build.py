@@ -28,6 +28,7 @@ from market.errors import QuaverError
 from market.features import LOOKBACK_BEATS, features
 from market.labels import labels
 from market.products import product_index
+from market.signals import signals
 from market.windows import BEAT_NS, WINDOW
 
 
@@ -70,7 +71,8 @@ def build_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> Bu
     kept = type(found)(*(column[mine] for column in found))
     label = labels(windows, recipe.fees, recipe.horizon_beats)
     label = label[np.searchsorted(windows["beat"], kept.beats)]
-    table = samples_table(kept, index, label)
+    own = signals(windows, manifest.listed, recipe.signals)[mine]
+    table = samples_table(kept, index, label, own)
     write_samples(store, product_id, day, table, recipe)
     labelled = int((~np.isnan(label[:, 0])).sum())
     return Built(product_id, day, "samples", len(label), len(windows), labelled)

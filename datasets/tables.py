@@ -16,6 +16,7 @@ from market.actions import Action
 from market.book import BUCKETS
 from market.errors import QuaverError
 from market.features import MEDIAN_LAGS, Features
+from market.signals import names
 from market.windows import WINDOW
 
 WINDOWS_FORMAT = "quaver.windows.1"
@@ -43,6 +44,13 @@ SAMPLES_SCHEMA = pa.schema(
         pa.field("label", pa.list_(pa.float64(), len(Action)), nullable=True),
     ]
 )
+
+
+def samples_schema(signals: int) -> pa.Schema:
+    """Return the columns of samples with so many signals; without any there is no such column."""
+    kind = pa.list_(pa.float64(), signals)
+    extra = [pa.field("signals", kind, nullable=False)] if signals else []
+    return pa.schema([*SAMPLES_SCHEMA, *extra])
 
 
 def table_path(table: str, product_id: str, day: str) -> str:
@@ -74,9 +82,14 @@ def windows_table(windows: NDArray[np.void]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=WINDOWS_SCHEMA)
 
 
-def samples_table(features: Features, product_index: int, label: NDArray[np.float64]) -> pa.Table:
-    """Return features and their labels ([n, 5], NaN rows where there is none) as a table."""
-    schema = SAMPLES_SCHEMA
+def samples_table(
+    features: Features,
+    product_index: int,
+    label: NDArray[np.float64],
+    signals: NDArray[np.float64],
+) -> pa.Table:
+    """Return features, their labels ([n, 5], NaN rows for none) and signals ([n, s]) as a table."""
+    schema = samples_schema(signals.shape[1])
     columns = [
         pa.array(features.beats),
         pa.array(np.full(len(features.beats), product_index, np.int32)),
@@ -85,6 +98,8 @@ def samples_table(features: Features, product_index: int, label: NDArray[np.floa
         _lists(features.asks, schema.field("asks").type),
         _lists(label, schema.field("label").type, missing=np.isnan(label[:, 0])),
     ]
+    if signals.shape[1]:
+        columns.append(_lists(signals, schema.field("signals").type))
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -96,6 +111,8 @@ def write_windows(store: Store, product_id: str, day: str, windows: NDArray[np.v
 def write_samples(store: Store, product_id: str, day: str, table: pa.Table, recipe: Recipe) -> None:
     """Write one product and day of samples, with the recipe they were made by."""
     meta = {"format": SAMPLES_FORMAT, "recipe": msgspec.json.encode(recipe).decode()}
+    if columns := names(recipe.signals):
+        meta["signals"] = msgspec.json.encode(columns).decode()
     _write(store, "samples", product_id, day, table, meta)
 
 
@@ -116,18 +133,55 @@ def read_windows(store: Store, product_id: str, day: str) -> NDArray[np.void]:
     return windows
 
 
+def read_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> pa.Table:
+    """Return one product and day of samples; QuaverError as from `read_table`.
+
+    Also if they were made by another recipe, or hold other signals than it names.
+    """
+    path = table_path("samples", product_id, day)
+    table = _readable(store, path, SAMPLES_FORMAT)
+    made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
+    if made_by != recipe:
+        raise QuaverError(
+            f"samples in {store.root} were made with {made_by}, which is not what the "
+            "configuration says; run quaver build again"
+        )
+    wanted = names(recipe.signals)
+    found = msgspec.json.decode(table.schema.metadata.get(b"signals", b"[]"), type=tuple[str, ...])
+    _check_columns(store, path, table, samples_schema(len(wanted)))
+    if found != wanted:
+        raise QuaverError(
+            f"{store.root}/{path} has the signals {', '.join(found)}, this version computes "
+            f"{', '.join(wanted)}; build it again"
+        )
+    return table
+
+
 def read_table(store: Store, path: str, schema: pa.Schema, version: str) -> pa.Table:
     """Return a table; QuaverError if the file is broken or of another version."""
+    table = _readable(store, path, version)
+    _check_columns(store, path, table, schema)
+    return table
+
+
+def _readable(store: Store, path: str, version: str) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(store.read(path)))
     except pa.ArrowInvalid as e:
         raise QuaverError(f"{store.root}/{path} cannot be read: {e}; build it again") from e
     found = (table.schema.metadata or {}).get(b"format", b"none").decode()
-    if found != version or not table.schema.equals(schema):
+    if found != version:
         raise QuaverError(
             f"{store.root}/{path} has format {found}, this version reads {version}; build it again"
         )
     return table
+
+
+def _check_columns(store: Store, path: str, table: pa.Table, schema: pa.Schema) -> None:
+    if not table.schema.equals(schema):
+        raise QuaverError(
+            f"{store.root}/{path} has other columns than this version reads; build it again"
+        )
 
 
 def _write(
