@@ -12,14 +12,17 @@ from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, read_table, stored, 
 from market.errors import QuaverError
 
 
-def load_samples(store: Store, recipe: Recipe) -> Samples:
-    """Return all samples under a root, in order of product and beat.
+def load_samples(
+    store: Store, recipe: Recipe, chosen: list[tuple[str, str]] | None = None
+) -> Samples:
+    """Return all samples under a root, in order of product and beat, or those of chosen days.
 
-    QuaverError if there are none, or if they were made by another recipe.
+    `chosen` are (product id, day), sorted, each of them stored. QuaverError if there are none, or
+    if they were made by another recipe.
     """
     tables = [
         read_table(store, table_path("samples", product_id, day), SAMPLES_SCHEMA, SAMPLES_FORMAT)
-        for product_id, day in stored(store, "samples")
+        for product_id, day in (stored(store, "samples") if chosen is None else chosen)
     ]
     for table in tables:
         made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
