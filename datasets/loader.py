@@ -1,4 +1,7 @@
-"""Samples from Parquet into memory: what training and evaluation read."""
+"""Samples from Parquet into memory, a day of a product or all there are."""
+
+from dataclasses import fields
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -8,45 +11,55 @@ from numpy.typing import NDArray
 from actors.store import Store
 from datasets.recipe import Recipe
 from datasets.samples import Samples
-from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, read_table, stored, table_path
+from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, parse_table, stored, table_path
 from market.errors import QuaverError
 
 
 def load_samples(store: Store, recipe: Recipe) -> Samples:
     """Return all samples under a root, in order of product and beat.
 
-    QuaverError if there are none, or if they were made by another recipe.
+    For what fits into memory; training maps `datasets.sample_cache` instead. QuaverError if there
+    are none, or if they were made by another recipe.
     """
-    tables = [
-        read_table(store, table_path("samples", product_id, day), SAMPLES_SCHEMA, SAMPLES_FORMAT)
-        for product_id, day in stored(store, "samples")
+    days = [
+        parse_samples(store, path, store.read(path), recipe)
+        for path in (table_path("samples", *of) for of in stored(store, "samples"))
     ]
-    for table in tables:
-        made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
-        if made_by != recipe:
-            raise QuaverError(
-                f"samples in {store.root} were made with {made_by}, which is not what the "
-                "configuration says; run quaver build again"
-            )
-    table = pa.concat_tables(tables) if tables else None
-    if table is None or not table.num_rows:
-        raise QuaverError(
-            f"there are no samples in {store.root}; a sample needs five minutes of unbroken "
-            "recording before its beat (quaver build --help)"
-        )
+    if not sum(map(len, days)):
+        raise no_samples(store)
     return Samples(
-        beat=table["beat"].to_numpy(),
-        product=table["product"].to_numpy(),
-        medians=_matrix(table, "medians"),
-        bids=_matrix(table, "bids"),
-        asks=_matrix(table, "asks"),
-        label=_matrix(table, "label"),
+        **{
+            column.name: np.concatenate([getattr(day, column.name) for day in days])
+            for column in fields(Samples)
+        }
     )
 
 
-def _matrix(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """A column of lists as [n, width]; rows of nulls are NaN."""
-    column = table[name].combine_chunks()
+def parse_samples(store: Store, path: str, data: bytes, recipe: Recipe) -> Samples:
+    """Return the samples of one file from its bytes; QuaverError as in `load_samples`."""
+    table = parse_table(store, path, data, SAMPLES_SCHEMA, SAMPLES_FORMAT)
+    made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
+    if made_by != recipe:
+        raise QuaverError(
+            f"samples in {store.root} were made with {made_by}, which is not what the "
+            "configuration says; run quaver build again"
+        )
+    return Samples(**{name: _column(table[name]) for name in table.column_names})
+
+
+def no_samples(store: Store) -> QuaverError:
+    """Return the error that says what samples need."""
+    return QuaverError(
+        f"there are no samples in {store.root}; a sample needs five minutes of unbroken "
+        "recording before its beat (quaver build --help)"
+    )
+
+
+def _column(chunked: pa.ChunkedArray) -> NDArray[Any]:
+    """A column as [n], one of lists as [n, width]; rows of nulls are NaN."""
+    column = chunked.combine_chunks()
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy()
     width = column.type.list_size
     filled = np.full((len(column), width), np.nan)
     present = column.is_valid().to_numpy(zero_copy_only=False)

@@ -118,8 +118,13 @@ def read_windows(store: Store, product_id: str, day: str) -> NDArray[np.void]:
 
 def read_table(store: Store, path: str, schema: pa.Schema, version: str) -> pa.Table:
     """Return a table; QuaverError if the file is broken or of another version."""
+    return parse_table(store, path, store.read(path), schema, version)
+
+
+def parse_table(store: Store, path: str, data: bytes, schema: pa.Schema, version: str) -> pa.Table:
+    """Return the table in the bytes of a file; QuaverError as in `read_table`."""
     try:
-        table = pq.read_table(pa.BufferReader(store.read(path)))
+        table = pq.read_table(pa.BufferReader(data))
     except pa.ArrowInvalid as e:
         raise QuaverError(f"{store.root}/{path} cannot be read: {e}; build it again") from e
     found = (table.schema.metadata or {}).get(b"format", b"none").decode()
