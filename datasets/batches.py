@@ -6,6 +6,7 @@ block, and stays in memory while its rows are drawn; a set smaller than a group 
 row.
 """
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -40,10 +41,26 @@ class Part:
         rows = self.rows[positions]
         return Samples(
             **{
-                column.name: getattr(self.samples, column.name).take(rows, axis=0)
+                column.name: np.asarray(getattr(self.samples, column.name)).take(rows, axis=0)
                 for column in fields(Samples)
             }
         )
+
+    def fetch(self, first: int, last: int) -> None:
+        """Have the system read positions `first` to `last` in the background, if on disk.
+
+        Without this, each row that is missed costs a wait, and megabytes read around it.
+        """
+        start, stop = self.rows[first], self.rows[last] + 1
+        if stop - start > 2 * (last - first + 1):
+            return  # Between them lie other parts of the split.
+        for column in fields(Samples):
+            values = getattr(self.samples, column.name)
+            if isinstance(values, np.memmap) and isinstance(values.base, mmap.mmap):
+                row_bytes = values.strides[0]
+                at = (values.offset + int(start) * row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+                end = values.offset + int(stop) * row_bytes
+                values.base.madvise(mmap.MADV_WILLNEED, at, end - at)
 
     def column(self, name: str) -> Iterator[NDArray[Any]]:
         """Yield one column of all rows, some at a time."""
@@ -86,12 +103,17 @@ class Batches:
         n = len(self._part)
         starts = np.arange(0, n, BLOCK_ROWS)
         np.random.default_rng((self._seed, epoch)).shuffle(starts)
+        fetched = 0
         for first in range(0, len(starts), GROUP_BLOCKS):
             blocks = starts[first : first + GROUP_BLOCKS]
             rows = int(np.minimum(n - blocks, BLOCK_ROWS).sum())
             if skip >= rows:
                 skip -= rows
                 continue
+            # This group, and while its rows are used the next.
+            for start in starts[max(first, fetched) : first + 2 * GROUP_BLOCKS].tolist():
+                self._part.fetch(start, min(start + BLOCK_ROWS, n) - 1)
+            fetched = first + 2 * GROUP_BLOCKS
             positions = (blocks[:, None] + np.arange(BLOCK_ROWS)).ravel()
             positions = positions[positions < n]
             # Counted from 1: numpy seeds (a, b, 0) like (a, b).

@@ -92,12 +92,9 @@ class CachedSamples:
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
     def _mapped(self) -> Samples:
-        # As plain arrays: every slice of a np.memmap costs some microseconds more.
         return Samples(
             **{
-                column.name: np.asarray(
-                    np.load(self.folder / self.key / f"{column.name}.npy", mmap_mode="r")
-                )
+                column.name: np.load(self.folder / self.key / f"{column.name}.npy", mmap_mode="r")
                 for column in fields(Samples)
             }
         )

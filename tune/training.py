@@ -36,8 +36,8 @@ class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 OnEpoch = Callable[[EpochMetrics, TrainState], None]
 
-# Scaling is fitted on so many rows of train, evenly spread: means then are within 0.3 % of a
-# standard deviation, and a set that memory does not hold is not read for them.
+# Scaling is fitted on at most so many rows of train, from 512 places in it: what decides is that
+# inputs are of the order of one, and a set that memory does not hold is not read for more.
 SCALING_ROWS = 1 << 17
 
 
@@ -64,7 +64,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build(config.model)
-        _fit_scaling(model, train_part, config)
+        _fit_scaling(model, Batches(train_part, SCALING_ROWS, config.seed), config)
         optimiser = torch.optim.AdamW(
             model.parameters(),
             lr=config.learning_rate,
@@ -127,9 +127,8 @@ def _advanced(
     )
 
 
-def _fit_scaling(model: SeedModel, part: Part, config: TrainConfig) -> None:
-    spread = np.arange(min(len(part), SCALING_ROWS)) * len(part) // min(len(part), SCALING_ROWS)
-    samples = part.take(spread)
+def _fit_scaling(model: SeedModel, batches: Batches, config: TrainConfig) -> None:
+    samples = next(batches.epoch(0))  # Training begins with epoch 1.
     scaling = objectives.output_scaling(config.objective, samples.label)
     model.fit_scaling(*features_of(samples)[:3], *scaling)
 
