@@ -57,7 +57,7 @@ class Part:
         for column in fields(Samples):
             values = getattr(self.samples, column.name)
             if isinstance(values, np.memmap) and isinstance(values.base, mmap.mmap):
-                row_bytes = values.strides[0]
+                row_bytes = values.nbytes // len(values)
                 at = (values.offset + int(start) * row_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
                 end = values.offset + int(stop) * row_bytes
                 values.base.madvise(mmap.MADV_WILLNEED, at, end - at)

@@ -98,6 +98,29 @@ def test_a_set_smaller_than_a_group_is_shuffled_row_by_row() -> None:
 
 
 @pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("from_batch", [0, 9])
+def test_what_a_batch_holds_was_fetched_before_and_once(
+    monkeypatch: pytest.MonkeyPatch, from_batch: int
+) -> None:
+    fetched: list[int] = []
+
+    def fetch(_: Part, first: int, last: int) -> None:
+        fetched.extend(range(first, last + 1))
+
+    monkeypatch.setattr(Part, "fetch", fetch)
+    n, ahead = 203, []
+    for batch in Batches(Part.of(numbered(n)), 16, 0).epoch(1, from_batch):
+        assert set(batch.beat.tolist()) <= set(fetched)
+        ahead.append(len(fetched))
+    assert len(fetched) == len(set(fetched))
+    if from_batch:
+        assert len(fetched) <= n - 3 * 40  # Nine batches use up three groups of 40 rows.
+    else:
+        assert len(fetched) == n
+        assert ahead[:2] == [2 * 40, 2 * 40]  # The first group and the next, not all.
+
+
+@pytest.mark.usefixtures("small_groups")
 def test_only_labelled_rows_of_the_part_come() -> None:
     samples = numbered(200)
     samples.label[::3] = np.nan

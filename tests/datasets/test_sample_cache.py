@@ -2,16 +2,20 @@
 
 import dataclasses
 import errno
+import mmap
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from actors.store import Store
 from datasets import sample_cache
-from datasets.loader import load_samples
+from datasets.batches import Batches, Part
+from datasets.loader import load_samples, parse_samples
 from datasets.recipe import Recipe
 from datasets.sample_cache import CachedSamples, samples_under
 from datasets.samples import Samples
@@ -73,6 +77,43 @@ def test_they_are_written_once_and_mapped_from_then_on(
     again = pickle.loads(pickle.dumps(samples_under(store, RECIPE))).open()
     for name, values in columns(first).items():
         np.testing.assert_array_equal(getattr(again, name), values)
+
+
+def test_those_who_open_at_once_write_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path))
+    write(store, BTC, DAYS[0], range(5), 1)
+    parsed = []
+
+    def parse(*args: Any) -> Samples:
+        parsed.append(args)
+        return parse_samples(*args)
+
+    monkeypatch.setattr(sample_cache, "parse_samples", parse)
+    cached = samples_under(store, RECIPE)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: len(cached.open()), range(4)))
+    assert found == [5] * 4 and len(parsed) == 1
+
+
+def test_batches_of_maps_are_those_of_memory(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    write(store, BTC, DAYS[0], range(5000), 1)
+    write(store, ETH, DAYS[0], range(3001), 2)
+    mapped, in_memory = samples_under(store, RECIPE).open(), load_samples(store, RECIPE)
+    assert isinstance(mapped.medians.base, mmap.mmap)  # Else nothing is fetched ahead.
+    mask = (mapped.beat > 100) & (mapped.beat < 2000)
+    batches = (Batches(Part.of(s, mask), 256, 3).epoch(1, 2) for s in (mapped, in_memory))
+    for ours, wanted in zip(*batches, strict=True):
+        for name, values in columns(ours).items():
+            assert type(values) is np.ndarray and values.flags.writeable
+            np.testing.assert_array_equal(values, getattr(wanted, name).astype(values.dtype))
+
+
+def test_a_column_may_have_no_width(tmp_path: Path) -> None:
+    with sample_cache._Column(tmp_path / "signals.npy") as column:
+        for rows in (3, 4):
+            column.append(np.zeros((rows, 0), np.float32))
+    assert np.load(tmp_path / "signals.npy", mmap_mode="r").shape == (7, 0)
 
 
 def test_other_samples_take_their_place_and_open_maps_stay(store: Store) -> None:
