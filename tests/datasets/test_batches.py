@@ -108,7 +108,7 @@ def test_what_a_batch_holds_was_fetched_before_and_once(
         fetched.extend(range(first, last + 1))
 
     monkeypatch.setattr(Part, "fetch", fetch)
-    n, ahead = 203, []
+    n, ahead = 208, []  # 26 whole blocks, of which five are a group.
     for batch in Batches(Part.of(numbered(n)), 16, 0).epoch(1, from_batch):
         assert set(batch.beat.tolist()) <= set(fetched)
         ahead.append(len(fetched))
