@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from actors.store import Store
 from datasets.recipe import Recipe
 from datasets.samples import Samples
-from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, parse_table, stored, table_path
+from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, decode_table, stored, table_path
 from market.errors import QuaverError
 
 
@@ -37,7 +37,7 @@ def load_samples(store: Store, recipe: Recipe) -> Samples:
 
 def parse_samples(store: Store, path: str, data: bytes, recipe: Recipe) -> Samples:
     """Return the samples of one file from its bytes; QuaverError as in `load_samples`."""
-    table = parse_table(store, path, data, SAMPLES_SCHEMA, SAMPLES_FORMAT)
+    table = decode_table(data, f"{store.root}/{path}", SAMPLES_SCHEMA, SAMPLES_FORMAT)
     made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
     if made_by != recipe:
         raise QuaverError(

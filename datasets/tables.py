@@ -4,6 +4,8 @@ windows/product=BTC-USD/day=2026-08-09/windows.parquet
 samples/product=BTC-USD/day=2026-08-09/samples.parquet
 """
 
+import re
+
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -51,13 +53,9 @@ def table_path(table: str, product_id: str, day: str) -> str:
 
 
 def stored(store: Store, table: str) -> list[tuple[str, str]]:
-    """Return (product id, day) of every file of a table, sorted."""
-    found = []
-    for path in store.files(table):
-        folders = path.split("/")
-        if len(folders) == 4 and folders[3] == f"{table}.parquet":
-            found.append((folders[1].removeprefix("product="), folders[2].removeprefix("day=")))
-    return sorted(found)
+    """Return (product id, day) of every file of a table, sorted; other files are left out."""
+    file = re.compile(rf"{table}/product=([^/]+)/day=([^/]+)/{table}\.parquet")
+    return sorted((m[1], m[2]) for m in map(file.fullmatch, store.files(table)) if m)
 
 
 def windows_table(windows: NDArray[np.void]) -> pa.Table:
@@ -88,15 +86,18 @@ def samples_table(features: Features, product_index: int, label: NDArray[np.floa
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def write_windows(store: Store, product_id: str, day: str, windows: NDArray[np.void]) -> None:
-    """Write one product and day of windows."""
-    _write(store, "windows", product_id, day, windows_table(windows), {"format": WINDOWS_FORMAT})
+def write_windows(store: Store, product_id: str, day: str, windows: NDArray[np.void]) -> memoryview:
+    """Write one product and day of windows; return the bytes of the file."""
+    meta = {"format": WINDOWS_FORMAT}
+    return _write(store, "windows", product_id, day, windows_table(windows), meta)
 
 
-def write_samples(store: Store, product_id: str, day: str, table: pa.Table, recipe: Recipe) -> None:
-    """Write one product and day of samples, with the recipe they were made by."""
+def write_samples(
+    store: Store, product_id: str, day: str, table: pa.Table, recipe: Recipe
+) -> memoryview:
+    """Write one product and day of samples, with the recipe they were made by; return the bytes."""
     meta = {"format": SAMPLES_FORMAT, "recipe": msgspec.json.encode(recipe).decode()}
-    _write(store, "samples", product_id, day, table, meta)
+    return _write(store, "samples", product_id, day, table, meta)
 
 
 def read_windows(store: Store, product_id: str, day: str) -> NDArray[np.void]:
@@ -104,7 +105,12 @@ def read_windows(store: Store, product_id: str, day: str) -> NDArray[np.void]:
     path = table_path("windows", product_id, day)
     if not store.exists(path):
         return np.zeros(0, WINDOW)
-    table = read_table(store, path, WINDOWS_SCHEMA, WINDOWS_FORMAT)
+    return decode_windows(store.read(path), f"{store.root}/{path}")
+
+
+def decode_windows(data: bytes, where: str) -> NDArray[np.void]:
+    """Return WINDOW[n] from the bytes of `where`; QuaverError as in `decode_table`."""
+    table = decode_table(data, where, WINDOWS_SCHEMA, WINDOWS_FORMAT)
     windows = np.zeros(table.num_rows, WINDOW)
     for field in WINDOWS_SCHEMA:
         column = table[field.name].combine_chunks()
@@ -118,29 +124,31 @@ def read_windows(store: Store, product_id: str, day: str) -> NDArray[np.void]:
 
 def read_table(store: Store, path: str, schema: pa.Schema, version: str) -> pa.Table:
     """Return a table; QuaverError if the file is broken or of another version."""
-    return parse_table(store, path, store.read(path), schema, version)
+    return decode_table(store.read(path), f"{store.root}/{path}", schema, version)
 
 
-def parse_table(store: Store, path: str, data: bytes, schema: pa.Schema, version: str) -> pa.Table:
-    """Return the table in the bytes of a file; QuaverError as in `read_table`."""
+def decode_table(data: bytes, where: str, schema: pa.Schema, version: str) -> pa.Table:
+    """Return the table in the bytes of `where`; QuaverError as in `read_table`."""
     try:
         table = pq.read_table(pa.BufferReader(data))
-    except pa.ArrowInvalid as e:
-        raise QuaverError(f"{store.root}/{path} cannot be read: {e}; build it again") from e
+    except (pa.ArrowException, OSError) as e:
+        raise QuaverError(f"{where} cannot be read: {e}; build it again") from e
     found = (table.schema.metadata or {}).get(b"format", b"none").decode()
     if found != version or not table.schema.equals(schema):
         raise QuaverError(
-            f"{store.root}/{path} has format {found}, this version reads {version}; build it again"
+            f"{where} has format {found}, this version reads {version}; build it again"
         )
     return table
 
 
 def _write(
     store: Store, name: str, product_id: str, day: str, table: pa.Table, meta: dict[str, str]
-) -> None:
+) -> memoryview:
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(meta), sink, compression="zstd")
-    store.write(table_path(name, product_id, day), sink.getvalue())
+    data = memoryview(sink.getvalue())
+    store.write(table_path(name, product_id, day), data)
+    return data
 
 
 def _lists(
