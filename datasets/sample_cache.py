@@ -28,6 +28,7 @@ from actors.store import Store, sha256
 from datasets.loader import no_samples, parse_samples
 from datasets.recipe import Recipe
 from datasets.samples import Samples
+from datasets.table_manifest import Partition, in_threads, read_table_manifests
 from datasets.tables import SAMPLES_FORMAT, stored, table_path
 from market.errors import QuaverError
 
@@ -40,10 +41,15 @@ OnFile = Callable[[int, int], None]  # Files done, and of how many.
 
 def samples_under(store: Store, recipe: Recipe) -> "CachedSamples":
     """Return what lies under a root just now, by the hashes of its samples files."""
-    paths = [table_path("samples", *of) for of in stored(store, "samples")]
-    with ThreadPoolExecutor(_READERS) as readers:
-        hashes = readers.map(lambda path: sha256(store.read(path)), paths)
-        return CachedSamples(store, recipe, tuple(zip(paths, hashes, strict=True)))
+    found = stored(store, "samples")
+    known = read_table_manifests(store, "samples", found)
+
+    def digest(of: Partition) -> str:
+        return known[of].sha256 if of in known else sha256(_read(store, table_path("samples", *of)))
+
+    hashes = in_threads(digest, found)
+    paths = [table_path("samples", *of) for of in found]
+    return CachedSamples(store, recipe, tuple(zip(paths, hashes, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -140,15 +146,9 @@ class CachedSamples:
                     day.cancel()
 
     def _day(self, path: str, digest: str) -> Samples:
-        try:
-            data = self.store.read(path)
-        except FileNotFoundError:
-            data = b""
+        data = _read(self.store, path)
         if sha256(data) != digest:
-            raise QuaverError(
-                f"{path} under {self.store.root} is not what it was when this run began; start it "
-                "again, a sweep under another name"
-            )
+            raise _changed(self.store, path)
         return parse_samples(self.store, path, data, self.recipe)
 
 
@@ -158,6 +158,21 @@ def _map(path: Path) -> NDArray[Any]:
         shape, _, _ = np.lib.format.read_array_header_1_0(file)
     # Nothing cannot be mapped: signals, if there are none.
     return np.load(path, mmap_mode=None if 0 in shape else "r")
+
+
+def _read(store: Store, path: str) -> bytes:
+    try:
+        return store.read(path)
+    except FileNotFoundError:
+        raise _changed(store, path) from None
+
+
+def _changed(store: Store, path: str) -> QuaverError:
+    return QuaverError(
+        f"{path} under {store.root} is not what its manifest says, or has changed since this run "
+        "began: wait for a build that is running or run quaver build --force, then start this run "
+        "again, a sweep under another name"
+    )
 
 
 class _Column:

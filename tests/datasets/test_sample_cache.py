@@ -9,16 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from actors.store import Store
+from actors.store import Store, sha256
 from datasets import sample_cache
 from datasets.batches import Batches, Part
 from datasets.loader import load_samples, parse_samples
 from datasets.recipe import Recipe
 from datasets.sample_cache import CachedSamples, samples_under
 from datasets.samples import Samples
+from datasets.table_manifest import TableManifest, finish
 from datasets.tables import table_path
 from market.actions import Fees
 from market.errors import QuaverError
@@ -116,6 +118,35 @@ def test_a_column_may_have_no_width(tmp_path: Path) -> None:
     assert np.load(tmp_path / "signals.npy", mmap_mode="r").shape == (7, 0)
 
 
+def test_a_manifest_says_the_hash_and_is_held_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    write(store, BTC, DAYS[0], range(5), 1)
+    path = table_path("samples", BTC, DAYS[0])
+    data = store.read(path)
+    manifest = TableManifest(
+        table="samples",
+        product=BTC,
+        day=DAYS[0],
+        inputs_sha256="",
+        code_sha256="",
+        rows=5,
+        valid=3,
+        bytes=len(data),
+        sha256=sha256(data),
+    )
+    without = samples_under(store, RECIPE)
+    finish(store, manifest)
+    with monkeypatch.context() as patch:
+        patch.setattr(sample_cache, "_read", None)
+        assert samples_under(store, RECIPE) == without
+    assert len(without.open()) == 5
+    finish(store, msgspec.structs.replace(manifest, sha256="0" * 64))
+    with pytest.raises(QuaverError, match=f"{path}.* is not what its manifest says"):
+        samples_under(store, RECIPE).open()
+
+
 def test_other_samples_take_their_place_and_open_maps_stay(store: Store) -> None:
     before = samples_under(store, RECIPE)
     mapped = before.open()
@@ -125,10 +156,10 @@ def test_other_samples_take_their_place_and_open_maps_stay(store: Store) -> None
     assert len(after.open()) == 12
     assert folders(after) == [after.key]
     assert len(mapped) == 11 and mapped.beat.tolist() == [*range(3, 10), *range(5, 9)]
-    with pytest.raises(QuaverError, match="is not what it was when this run began"):
+    with pytest.raises(QuaverError, match="has changed since this run began"):
         before.open()
     store.delete(table_path("samples", BTC, DAYS[0]))
-    with pytest.raises(QuaverError, match="is not what it was when this run began"):
+    with pytest.raises(QuaverError, match="has changed since this run began"):
         after_all_gone(after)
 
 
