@@ -36,31 +36,47 @@ def demo(
 
 
 @app.command()
-def build(data: DataOption, config: ConfigOption = None, set_: SetOption = None) -> None:
-    """Build windows and samples from all raw partitions under a root, in parallel.
+def build(
+    data: DataOption,
+    products: Annotated[
+        str | None,
+        typer.Option("--products", help="only these, e.g. BTC-USD,ETH-USD; default: all"),
+    ] = None,
+    days: Annotated[
+        str | None,
+        typer.Option(
+            "--days",
+            help="only these UTC days, e.g. 2026-08-09,2026-08-10 or 2026-08-01..2026-08-31",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="build also what is up to date; gives the same files")
+    ] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Build windows and samples from the raw partitions under a root, in parallel.
 
-    A sample needs the 69 valid beats up to its own, its label the 75 after. Building again gives
-    the same files.
+    One task per product and UTC day: its events become windows (one record every four seconds), its
+    windows and those of the days beside it become samples (features and labels). A sample needs the
+    69 valid beats up to its own, its label the 75 after.
+
+    Only what is missing or stale is built: a manifest.json beside each table says from what and by
+    which code it was made. New raw data of a day makes its windows stale, and the samples of that
+    day and of those beside it. Building again, or after a build that was killed, gives the same
+    files. Windows and samples whose raw partition is gone are removed.
+
+    What cannot be built is named at the end, with exit code 1; all else is built, and what was
+    there before stays. While an S3 server is away, the build waits, up to a quarter of an hour.
+    With --days, windows of the days beside are built too, where they are stale.
+
+        quaver build --data s3://bucket/prefix --products BTC-USD --days 2026-08-01..2026-08-31
     """
     from actors.store import Store
+    from cluster.build import run_build
     from cluster.config import load_config
-    from cluster.progress import Display
-    from cluster.session import ray_session
-    from cluster.stages import build_tables
 
-    chosen, store = load_config(config, set_ or []), Store(data)
-    with Display(console) as display, display.stage("build") as stage:
-        stage.update(0, 1, "starting Ray")
-        with ray_session(chosen.ray_address):
-            results = build_tables(store, chosen, stage)
-    labelled = sum(b.valid for b in results if b.stage == "samples")
-    if labelled:
-        console.print(f"next: quaver sweep --data {data}")
-    else:
-        console.print(
-            "windows are built, but no sample has a label: that takes 144 valid beats in a row "
-            "(ten minutes without a gap) of a product of the universe"
-        )
+    run_build(load_config(config, set_ or []), Store(data), products, days, force, console)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from actors.store import Store
 from datasets.recipe import Recipe
 from datasets.samples import Samples
-from datasets.tables import read_samples, stored
+from datasets.tables import decode_samples, stored, table_path
 from market.errors import QuaverError
 from market.signals import names
 
@@ -17,9 +17,8 @@ def load_samples(store: Store, recipe: Recipe) -> Samples:
 
     QuaverError if there are none, or if they were made by another recipe.
     """
-    tables = [
-        read_samples(store, product_id, day, recipe) for product_id, day in stored(store, "samples")
-    ]
+    paths = [table_path("samples", product_id, day) for product_id, day in stored(store, "samples")]
+    tables = [decode_samples(store.read(path), f"{store.root}/{path}", recipe) for path in paths]
     table = pa.concat_tables(tables) if tables else None
     if table is None or not table.num_rows:
         raise QuaverError(

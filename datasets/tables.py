@@ -4,6 +4,8 @@ windows/product=BTC-USD/day=2026-08-09/windows.parquet
 samples/product=BTC-USD/day=2026-08-09/samples.parquet
 """
 
+import re
+
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -59,13 +61,9 @@ def table_path(table: str, product_id: str, day: str) -> str:
 
 
 def stored(store: Store, table: str) -> list[tuple[str, str]]:
-    """Return (product id, day) of every file of a table, sorted."""
-    found = []
-    for path in store.files(table):
-        folders = path.split("/")
-        if len(folders) == 4 and folders[3] == f"{table}.parquet":
-            found.append((folders[1].removeprefix("product="), folders[2].removeprefix("day=")))
-    return sorted(found)
+    """Return (product id, day) of every file of a table, sorted; other files are left out."""
+    file = re.compile(rf"{table}/product=([^/]+)/day=([^/]+)/{table}\.parquet")
+    return sorted((m[1], m[2]) for m in map(file.fullmatch, store.files(table)) if m)
 
 
 def windows_table(windows: NDArray[np.void]) -> pa.Table:
@@ -103,17 +101,20 @@ def samples_table(
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def write_windows(store: Store, product_id: str, day: str, windows: NDArray[np.void]) -> None:
-    """Write one product and day of windows."""
-    _write(store, "windows", product_id, day, windows_table(windows), {"format": WINDOWS_FORMAT})
+def write_windows(store: Store, product_id: str, day: str, windows: NDArray[np.void]) -> memoryview:
+    """Write one product and day of windows; return the bytes of the file."""
+    meta = {"format": WINDOWS_FORMAT}
+    return _write(store, "windows", product_id, day, windows_table(windows), meta)
 
 
-def write_samples(store: Store, product_id: str, day: str, table: pa.Table, recipe: Recipe) -> None:
-    """Write one product and day of samples, with the recipe they were made by."""
+def write_samples(
+    store: Store, product_id: str, day: str, table: pa.Table, recipe: Recipe
+) -> memoryview:
+    """Write one product and day of samples, with the recipe they were made by; return the bytes."""
     meta = {"format": SAMPLES_FORMAT, "recipe": msgspec.json.encode(recipe).decode()}
     if columns := names(recipe.signals):
         meta["signals"] = msgspec.json.encode(columns).decode()
-    _write(store, "samples", product_id, day, table, meta)
+    return _write(store, "samples", product_id, day, table, meta)
 
 
 def read_windows(store: Store, product_id: str, day: str) -> NDArray[np.void]:
@@ -121,7 +122,12 @@ def read_windows(store: Store, product_id: str, day: str) -> NDArray[np.void]:
     path = table_path("windows", product_id, day)
     if not store.exists(path):
         return np.zeros(0, WINDOW)
-    table = read_table(store, path, WINDOWS_SCHEMA, WINDOWS_FORMAT)
+    return decode_windows(store.read(path), f"{store.root}/{path}")
+
+
+def decode_windows(data: bytes, where: str) -> NDArray[np.void]:
+    """Return WINDOW[n] from the bytes of `where`; QuaverError as in `decode_table`."""
+    table = decode_table(data, where, WINDOWS_SCHEMA, WINDOWS_FORMAT)
     windows = np.zeros(table.num_rows, WINDOW)
     for field in WINDOWS_SCHEMA:
         column = table[field.name].combine_chunks()
@@ -133,63 +139,62 @@ def read_windows(store: Store, product_id: str, day: str) -> NDArray[np.void]:
     return windows
 
 
-def read_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> pa.Table:
-    """Return one product and day of samples; QuaverError as from `read_table`.
+def decode_samples(data: bytes, where: str, recipe: Recipe) -> pa.Table:
+    """Return samples from the bytes of `where`; QuaverError as in `decode_table`.
 
     Also if they were made by another recipe, or hold other signals than it names.
     """
-    path = table_path("samples", product_id, day)
-    table = _readable(store, path, SAMPLES_FORMAT)
+    table = _of_version(data, where, SAMPLES_FORMAT)
     made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
     if made_by != recipe:
         raise QuaverError(
-            f"samples in {store.root} were made with {made_by}, which is not what the "
-            "configuration says; run quaver build again"
+            f"{where} was made with {made_by}, which is not what the configuration says; "
+            "run quaver build again"
         )
     wanted = names(recipe.signals)
+    _check_columns(table, where, samples_schema(len(wanted)))
     found = msgspec.json.decode(table.schema.metadata.get(b"signals", b"[]"), type=tuple[str, ...])
-    _check_columns(store, path, table, samples_schema(len(wanted)))
     if found != wanted:
         raise QuaverError(
-            f"{store.root}/{path} has the signals {', '.join(found)}, this version computes "
+            f"{where} has the signals {', '.join(found)}, this version computes "
             f"{', '.join(wanted)}; build it again"
         )
     return table
 
 
-def read_table(store: Store, path: str, schema: pa.Schema, version: str) -> pa.Table:
-    """Return a table; QuaverError if the file is broken or of another version."""
-    table = _readable(store, path, version)
-    _check_columns(store, path, table, schema)
+def decode_table(data: bytes, where: str, schema: pa.Schema, version: str) -> pa.Table:
+    """Return the table in the bytes of `where`; QuaverError if broken or of another version."""
+    table = _of_version(data, where, version)
+    _check_columns(table, where, schema)
     return table
 
 
-def _readable(store: Store, path: str, version: str) -> pa.Table:
+def _of_version(data: bytes, where: str, version: str) -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(store.read(path)))
-    except pa.ArrowInvalid as e:
-        raise QuaverError(f"{store.root}/{path} cannot be read: {e}; build it again") from e
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as e:
+        raise QuaverError(f"{where} cannot be read: {e}; build it again") from e
     found = (table.schema.metadata or {}).get(b"format", b"none").decode()
     if found != version:
         raise QuaverError(
-            f"{store.root}/{path} has format {found}, this version reads {version}; build it again"
+            f"{where} has format {found}, this version reads {version}; build it again"
         )
     return table
 
 
-def _check_columns(store: Store, path: str, table: pa.Table, schema: pa.Schema) -> None:
+def _check_columns(table: pa.Table, where: str, schema: pa.Schema) -> None:
     if not table.schema.equals(schema):
-        raise QuaverError(
-            f"{store.root}/{path} has other columns than this version reads; build it again"
-        )
+        raise QuaverError(f"{where} has other columns than this version reads; build it again")
 
 
 def _write(
     store: Store, name: str, product_id: str, day: str, table: pa.Table, meta: dict[str, str]
-) -> None:
+) -> memoryview:
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(meta), sink, compression="zstd")
-    store.write(table_path(name, product_id, day), sink.getvalue())
+    data = memoryview(sink.getvalue())
+    store.write(table_path(name, product_id, day), data)
+    return data
 
 
 def _lists(
