@@ -7,18 +7,23 @@ from numpy.typing import NDArray
 from actors.store import Store
 from datasets.recipe import Recipe
 from datasets.samples import Samples
-from datasets.tables import decode_samples, stored, table_path
+from datasets.tables import read_samples, stored
 from market.errors import QuaverError
 from market.signals import names
 
 
-def load_samples(store: Store, recipe: Recipe) -> Samples:
-    """Return all samples under a root, in order of product and beat.
+def load_samples(
+    store: Store, recipe: Recipe, chosen: list[tuple[str, str]] | None = None
+) -> Samples:
+    """Return all samples under a root, in order of product and beat, or those of chosen days.
 
-    QuaverError if there are none, or if they were made by another recipe.
+    `chosen` are (product id, day), sorted, each of them stored. QuaverError if there are none, or
+    if they were made by another recipe.
     """
-    paths = [table_path("samples", product_id, day) for product_id, day in stored(store, "samples")]
-    tables = [decode_samples(store.read(path), f"{store.root}/{path}", recipe) for path in paths]
+    tables = [
+        read_samples(store, product_id, day, recipe)
+        for product_id, day in (stored(store, "samples") if chosen is None else chosen)
+    ]
     table = pa.concat_tables(tables) if tables else None
     if table is None or not table.num_rows:
         raise QuaverError(

@@ -155,8 +155,7 @@ def samples_of(windows: NDArray[np.void], listed: Product, day: str, recipe: Rec
     kept = type(found)(*(column[mine] for column in found))
     label = labels(windows, recipe.fees, recipe.horizon_beats)
     label = label[np.searchsorted(windows["beat"], kept.beats)]
-    own = signals(windows, listed, recipe.signals)[mine]
-    return samples_table(kept, index, label, own)
+    return samples_table(kept, index, label, signals(windows, listed, recipe.signals)[mine])
 
 
 def _read_windows(store: Store, product_id: str, day: str) -> tuple[NDArray[np.void], str | None]:

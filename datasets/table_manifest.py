@@ -60,8 +60,7 @@ def samples_inputs(raw: Manifest, windows: list[str | None], recipe: Recipe) -> 
 
     None stands for a day that has no windows.
     """
-    grid = (raw.quote_increment, raw.base_increment)
-    return _hash([raw.product, raw.day, *grid, windows, recipe])
+    return _hash([raw.product, raw.day, raw.quote_increment, raw.base_increment, windows, recipe])
 
 
 def read_table_manifest(

@@ -14,7 +14,7 @@ from datasets.recipe import Recipe
 from datasets.tables import (
     SAMPLES_SCHEMA,
     WINDOWS_SCHEMA,
-    decode_samples,
+    read_samples,
     read_windows,
     samples_table,
     stored,
@@ -124,11 +124,6 @@ def test_a_label_is_null_where_there_is_none() -> None:
     assert some_samples(0).num_rows == 0
 
 
-def decoded(store: Store, recipe: Recipe) -> pa.Table:
-    path = table_path("samples", BTC, DAY)
-    return decode_samples(store.read(path), path, recipe)
-
-
 def test_signals_are_one_more_column_and_named_in_the_file(tmp_path: Path) -> None:
     store, recipe = Store(str(tmp_path)), Recipe(signals=SignalsConfig(depth=True, spread=True))
     write_samples(store, BTC, DAY, some_samples(6, 3), recipe)
@@ -136,7 +131,7 @@ def test_signals_are_one_more_column_and_named_in_the_file(tmp_path: Path) -> No
     assert columns(schema) == [*SAMPLE_COLUMNS, ("signals", pa.list_(FLOAT, 3), False)]
     named = json.loads(schema.metadata[b"signals"])
     assert named == ["spread_bps", "depth_log", "depth_imbalance"]
-    assert decoded(store, recipe).equals(some_samples(6, 3))
+    assert read_samples(store, BTC, DAY, recipe).equals(some_samples(6, 3))
     write_samples(store, BTC, DAY, some_samples(6), Recipe())
     assert b"signals" not in pq.read_schema(tmp_path / table_path("samples", BTC, DAY)).metadata
 
@@ -146,7 +141,7 @@ def test_samples_of_other_signals_are_named_and_not_used(tmp_path: Path) -> None
     write_samples(store, BTC, DAY, some_samples(4, 3), recipe)
     for other in (Recipe(), Recipe(signals=SignalsConfig(order_flow=True))):
         with pytest.raises(QuaverError, match=r"taker=True.*run quaver build again"):
-            decoded(store, other)
+            read_samples(store, BTC, DAY, other)
     path = table_path("samples", BTC, DAY)
     table = pq.read_table(tmp_path / path)
     for changed, what in (
@@ -155,7 +150,7 @@ def test_samples_of_other_signals_are_named_and_not_used(tmp_path: Path) -> None
     ):
         pq.write_table(changed, tmp_path / path)
         with pytest.raises(QuaverError, match=f"{path} has .*{what}.*build it again"):
-            decoded(store, recipe)
+            read_samples(store, BTC, DAY, recipe)
 
 
 def test_the_same_windows_are_the_same_bytes(tmp_path: Path) -> None:
