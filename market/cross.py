@@ -6,7 +6,6 @@ known. They are if those four beats are there and valid; else the returns are 0.
 k is read. `cross` is the one definition: live trading calls it on the last beats of each reference.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple
 
@@ -219,5 +218,5 @@ def _fill_row(known: Ints, mid2: Ints, now: int, row: Floats) -> None:
         if known[then] != known[now] - lag or mid2[then] == 0:
             row[:] = 0.0
             return
-        row[j] = math.log1p((mid2[now] - mid2[then]) / mid2[then]) * _BPS
+        row[j] = np.log1p((mid2[now] - mid2[then]) / mid2[then]) * _BPS
     row[len(RETURN_LAGS)] = 1.0
