@@ -295,8 +295,12 @@ def test_what_has_not_come_or_is_long_past_is_not_known() -> None:
     assert not builder.row("ADA-USD", FIRST + 100).any()
     for at in range(100, 3000):
         builder.push({"BTC-USD": windows[at : at + 1]})
-    assert builder.row("ADA-USD", FIRST + 2999 - LATE_BEATS)[3] == 1
+        late = at - LATE_BEATS
+        assert builder.row("ADA-USD", FIRST + late)[3] == (late >= 68)
     assert not builder.row("ADA-USD", FIRST + 1000).any()
+    at_once = CrossBuilder({"ADA-USD": ("BTC-USD",)})
+    at_once.push({"BTC-USD": windows})
+    assert at_once.row("ADA-USD", FIRST + 2999 - LATE_BEATS)[3] == 1
 
 
 def test_windows_that_raise_are_not_added_nor_those_beside_them() -> None:
