@@ -22,8 +22,9 @@ $(SETUP): pyproject.toml constraints.txt
 demo: $(SETUP) ## run the whole pipeline once on a simulated market and write a report
 	$(BIN)/quaver demo
 
-test: $(SETUP) ## run every test
-	$(BIN)/python -m pytest
+test: $(SETUP) ## run every test: those with a Ray of their own one by one, the others two at a time
+	$(BIN)/python -m pytest -m "not ray" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m ray
 
 lint: $(SETUP) ## check style, formatting and the types of market/
 	$(BIN)/ruff check

@@ -168,7 +168,10 @@ class Mover:
         pieces = pieces_of(segment, last)
         commits = [self._pool.submit(self._commit, some) for some in _by_partition(pieces)]
         wait(commits)  # All of them, also if one fails: nothing is committed twice at once.
-        refused = [found for one in commits if (found := one.result())]
+        try:
+            refused = [found for one in commits if (found := one.result())]
+        finally:
+            commits.clear()  # An error of theirs would hold this frame, and all its rows, in turn.
         for product_id, why in refused:
             self._keep_refused(segment, product_id, why)
         path.unlink()

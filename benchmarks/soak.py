@@ -8,7 +8,8 @@ flow makes ten times the level changes that were measured at the venue. The flee
 A frame is stamped by the exchange, in its envelope, just before it is written to the socket. From
 then to the moment when the collector has its rows in the book, counted for every frame, is
 frame-to-book. Both clocks are this machine's. Memory is what a process does not share (RSS less
-shared), and grows by what the least-squares line through its half-second samples says.
+shared), sampled twice a second, and grows by what the least-squares line through the least of each
+minute says: a segment of the spool comes and goes within one.
 """
 
 import argparse

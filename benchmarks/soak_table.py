@@ -147,8 +147,16 @@ def losses_of(last: list[CollectorStatus | str], gaps: list[str]) -> dict[str, i
 
 
 def growth_mb_min(samples: list[tuple[float, float]]) -> float:
-    """Return the slope of the least-squares line through (seconds, MB), a minute."""
-    return linear_regression(*zip(*samples, strict=True)).slope * 60
+    """Return how fast the least of each minute grows, from (seconds, MB): least squares, a minute.
+
+    A segment of the spool comes and goes within a minute; what stays is what counts.
+    """
+    least: dict[int, tuple[float, float]] = {}
+    for sample in samples:
+        minute = int((sample[0] - samples[0][0]) // 60)
+        least[minute] = min(least.get(minute, sample), sample, key=lambda one: one[1])
+    lowest = list(least.values()) if len(least) > 2 else samples
+    return linear_regression(*zip(*lowest, strict=True)).slope * 60
 
 
 def table_of(rows: list[Row], where_it_was: str) -> str:

@@ -80,7 +80,7 @@ def chunks(frames: list[NDArray[np.void]], seed: int) -> list[NDArray[np.void]]:
 
 
 @pytest.mark.slow
-@STEADY
+@settings(STEADY, max_examples=50)
 @given(scenario=scenarios(120, (0.1, 1, 4, 3_000)), seed=st.integers(0, 99))
 def test_frames_together_are_recorded_as_one_by_one(scenario: Scenario, seed: int) -> None:
     frames = list(Stream(scenario).frames())
