@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from market.checks import check_settings
+from market.features import LOOKBACK_BEATS, MEDIAN_LAGS, Floats, Ints, valid_run
 from market.jit import compiled
-from market.windows import BEAT_NS, WINDOW
+from market.windows import BEAT_NS
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-RETURN_LAGS = (1, 8, 68)  # Beats: one, and the first and last of those that medians look back.
+# Beats: one; 30 s as the medians count them; and the five minutes that they look back.
+RETURN_LAGS = (1, MEDIAN_LAGS[-2], LOOKBACK_BEATS)
 WIDTH = len(RETURN_LAGS) + 1  # Columns of one reference.
 LATE_BEATS = 450  # Half an hour: how far a live product may be behind its references.
 MOST_NEIGHBOURS = 8
@@ -29,7 +28,6 @@ _MAJORS = {"btc": "BTC-USD", "eth": "ETH-USD"}
 _REACH = max(RETURN_LAGS)
 _BPS = 10_000.0
 _BEAT_S = BEAT_NS // 1_000_000_000
-_PRICE_BITS = 62  # Of bid and ask, so that their sum is an int64.
 
 
 class CrossConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,24 +80,10 @@ def references_of(
 
 
 def mids(windows: NDArray[np.void]) -> Mids:
-    """Return the medians of WINDOW[n] of one product.
-
-    ValueError unless beats ascend, without duplicates, and 0 < bid < ask < 2^62 ticks in every
-    valid beat.
-    """
-    if not isinstance(windows, np.ndarray) or windows.dtype != WINDOW or windows.ndim != 1:
-        raise ValueError("windows must be a one-dimensional array of the WINDOW dtype")
-    beats, valid = np.ascontiguousarray(windows["beat"]), windows["valid"]
-    bid, ask = windows["bid"], windows["ask"]
-    _check_ascending("windows", beats)
-    unsound = valid & ~((0 < bid) & (bid < ask) & (ask < 1 << _PRICE_BITS))
-    if unsound.any():
-        at = int(unsound.argmax())
-        raise ValueError(
-            f"windows: a valid beat must have 0 < bid < ask < 2^{_PRICE_BITS} ticks, "
-            f"but beat {beats[at]} has bid {bid[at]} and ask {ask[at]}"
-        )
-    return Mids(beats, np.where(valid, bid + ask, 0))
+    """Return the medians of WINDOW[n] of one product; ValueError as from `valid_run`."""
+    valid_run(windows)
+    mid2 = np.where(windows["valid"], windows["bid"] + windows["ask"], 0)
+    return Mids(np.ascontiguousarray(windows["beat"]), mid2)
 
 
 def cross(beats: Ints, references: Sequence[Mids | None]) -> Floats:
@@ -109,7 +93,8 @@ def cross(beats: Ints, references: Sequence[Mids | None]) -> Floats:
     as where a reference is None. ValueError unless `beats` ascend, without duplicates.
     """
     beats = np.ascontiguousarray(beats, np.int64)
-    _check_ascending("beats", beats)
+    if (beats[1:] <= beats[:-1]).any():
+        raise ValueError("beats must be in ascending order, without duplicates")
     out = np.zeros((len(references), len(beats), WIDTH))
     for found, reference in zip(out, references, strict=True):
         if reference is not None:
@@ -186,16 +171,6 @@ class _Recent:
             self._beats[self._count], self._mid2[self._count] = beat, mid2
             self._count += 1
             self.newest = int(beat)
-
-
-def _check_ascending(name: str, beats: Ints) -> None:
-    fallen = beats[1:] <= beats[:-1]
-    if fallen.any():
-        at = int(fallen.argmax())
-        raise ValueError(
-            f"{name} must be in ascending order, without duplicates, "
-            f"but beat {beats[at]} is followed by {beats[at + 1]}"
-        )
 
 
 @compiled

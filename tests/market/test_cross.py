@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from market.cross import (
     LATE_BEATS,
     MOST_NEIGHBOURS,
-    RETURN_LAGS,
     WIDTH,
     CrossBuilder,
     CrossConfig,
@@ -22,7 +21,6 @@ from market.cross import (
     references_of,
 )
 from market.errors import QuaverError
-from market.features import LOOKBACK_BEATS
 from market.windows import BEAT_NS, WINDOW, after_break
 
 FIRST = 446_563_257
@@ -151,10 +149,6 @@ def test_nothing_after_a_beat_is_read() -> None:
         future = scrambled[scrambled["beat"] > FIRST + k]
         for known in (windows[past], np.concatenate([windows[past], future])):
             np.testing.assert_array_equal(batch(FIRST + np.arange(k + 1), [known]), every[: k + 1])
-
-
-def test_the_longest_return_is_over_the_features_look_back() -> None:
-    assert RETURN_LAGS[-1] == LOOKBACK_BEATS
 
 
 def test_columns_are_named_in_order_and_say_their_unit() -> None:
