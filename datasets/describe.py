@@ -11,6 +11,7 @@ import msgspec
 import pyarrow as pa
 
 from actors.raw import FORMAT, RAW_SCHEMA, Gap, Manifest, Part, Session
+from datasets.external import EXTERNAL_SCHEMA
 from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, WINDOWS_FORMAT, WINDOWS_SCHEMA
 from market.actions import Action
 from market.events import Kind, Reason
@@ -107,6 +108,21 @@ _TABLES = (
                 + ", ".join(action.name for action in Action)
                 + "); null unless beats k .. k+75 are valid",
             ),
+        },
+    ),
+    _Table(
+        "External series",
+        "the path in the configuration",
+        "Parquet",
+        "whoever has them",
+        "News, sentiment and the like. Rows in any order; of two with the same `ns` and `name` the "
+        "later one counts. Further columns are passed over. A file that is in use is replaced as a "
+        "whole, never written into.",
+        EXTERNAL_SCHEMA,
+        {
+            "ns": ("ns", "since when the value could be read, not what it is about; from 2001 on"),
+            "name": ("", "of the series"),
+            "value": ("the series' own", "finite"),
         },
     ),
 )

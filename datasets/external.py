@@ -19,9 +19,11 @@ from market.windows import MAX_NS
 
 EXTERNAL_SCHEMA = pa.schema(
     [
-        pa.field("ns", pa.int64()),  # Since when the value was known, UTC since 1970.
-        pa.field("name", pa.string()),
-        pa.field("value", pa.float64()),
+        pa.field(
+            "ns", pa.int64(), nullable=False
+        ),  # Since when the value was known, UTC since 1970.
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
     ]
 )
 _FIRST_NS = 10**18  # September 2001; what is before is in s, ms or us, and would always be known.

@@ -118,21 +118,25 @@ def nearest_coins(
     )
 
 
+def neighbours_sha256(neighbours: Neighbours) -> str:
+    """Return the hash of the file, by which a recipe names them."""
+    return sha256(_encoded(neighbours))
+
+
 def write_neighbours(store: Store, neighbours: Neighbours) -> str:
-    """Write them and return the hash of the file, by which a recipe names them."""
-    data = msgspec.json.format(msgspec.json.encode(neighbours), indent=2)
-    store.write(NEIGHBOURS_PATH, data)
-    return sha256(data)
+    """Write them and return the hash of the file."""
+    store.write(NEIGHBOURS_PATH, _encoded(neighbours))
+    return neighbours_sha256(neighbours)
 
 
-def read_neighbours(store: Store, expected_sha256: str) -> Neighbours:
-    """Return the nearest coins under a root; QuaverError if they are not those of this hash."""
+def read_neighbours(store: Store, expected_sha256: str | None = None) -> Neighbours:
+    """Return the nearest coins under a root; QuaverError if they are not those of the hash."""
     where = f"{store.root}/{NEIGHBOURS_PATH}"
     try:
         data = store.read(NEIGHBOURS_PATH)
     except FileNotFoundError:
         raise QuaverError(f"{where} is not there; run quaver build again") from None
-    if sha256(data) != expected_sha256:
+    if expected_sha256 not in (None, sha256(data)):
         raise QuaverError(
             f"{where} has the hash {sha256(data)}, but {expected_sha256} is what is named; "
             "put that file back, or build again"
@@ -140,12 +144,14 @@ def read_neighbours(store: Store, expected_sha256: str) -> Neighbours:
     try:
         found = msgspec.json.decode(data, type=Neighbours)
     except msgspec.DecodeError as e:
-        raise QuaverError(f"{where} cannot be read: {e}; run quaver build again") from None
+        raise QuaverError(f"{where} cannot be read: {e}; remove it and build again") from None
     if (found.format, found.lag_beats) != (NEIGHBOURS_FORMAT, _LAG):
         raise QuaverError(
             f"{where} has format {found.format} with returns over {found.lag_beats} beats, this "
-            f"version reads {NEIGHBOURS_FORMAT} with {_LAG}; run quaver build again"
+            f"version reads {NEIGHBOURS_FORMAT} with {_LAG}; remove it and build again"
         )
+    if data != _encoded(found):
+        raise QuaverError(f"{where} was written by somebody else; remove it and build again")
     return found
 
 
@@ -157,6 +163,10 @@ def check_before(neighbours: Neighbours, first_beat: int) -> None:
             f"validation begins at {first_beat}: it would know of it; work it out again, or give "
             "train the share that it had"
         )
+
+
+def _encoded(neighbours: Neighbours) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(neighbours), indent=2)
 
 
 def _read(store: Store, product_id: str, days: list[str]) -> tuple[Mids, Ints]:

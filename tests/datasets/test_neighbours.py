@@ -17,6 +17,7 @@ from datasets.neighbours import (
     check_before,
     find_neighbours,
     nearest_coins,
+    neighbours_sha256,
     read_neighbours,
     write_neighbours,
 )
@@ -199,7 +200,8 @@ def test_a_file_is_named_by_its_hash_and_read_back(root: str) -> None:
     found = nearest_coins(medians(market(WEIGHTS)), FIRST + 4_000)
     name = write_neighbours(store, found)
     assert name == sha256(store.read(NEIGHBOURS_PATH)) == write_neighbours(store, found)
-    assert read_neighbours(store, name) == found
+    assert read_neighbours(store, name) == read_neighbours(store) == found
+    assert neighbours_sha256(found) == name
     with pytest.raises(QuaverError, match=f"has the hash {name}, but {'0' * 64} is what is named"):
         read_neighbours(store, "0" * 64)
 
@@ -210,18 +212,23 @@ def test_a_file_is_named_by_its_hash_and_read_back(root: str) -> None:
         (b"{}", "cannot be read: Object missing required field"),
         (b"\xff", "cannot be read"),
         (None, "has format quaver.neighbours.0 with returns over 8 beats"),
+        (b"by hand", "was written by somebody else"),
     ],
 )
 def test_a_file_of_another_version_or_none_says_so(
     tmp_path: Path, data: bytes | None, what: str
 ) -> None:
     store = Store(str(tmp_path))
-    if data is None:
-        found: Neighbours = nearest_coins(medians(market(WEIGHTS)), FIRST + 4_000)
+    found: Neighbours = nearest_coins(medians(market(WEIGHTS)), FIRST + 4_000)
+    if data == b"by hand":
+        data = msgspec.json.encode(found)
+    elif data is None:
         data = msgspec.json.encode(msgspec.structs.replace(found, format="quaver.neighbours.0"))
     store.write(NEIGHBOURS_PATH, data)
     with pytest.raises(QuaverError, match=what):
         read_neighbours(store, sha256(data))
+    with pytest.raises(QuaverError, match=what):
+        read_neighbours(store)
 
 
 def test_a_root_without_windows_or_with_too_few_says_so(tmp_path: Path) -> None:
