@@ -5,6 +5,7 @@ Whoever adds rows to a file that is in use writes it anew beside it and renames 
 puts the object: it is read whole, and again when the file system or S3 says that it is another.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +16,11 @@ from numpy.typing import NDArray
 from actors.store import Store, sha256
 from market.errors import QuaverError
 from market.external import ExternalConfig, Series, external
-from market.windows import MAX_NS
+from market.windows import BEAT_NS, MAX_NS
 
 EXTERNAL_SCHEMA = pa.schema(
     [
-        pa.field(
-            "ns", pa.int64(), nullable=False
-        ),  # Since when the value was known, UTC since 1970.
+        pa.field("ns", pa.int64(), nullable=False),  # Since when it was known, UTC.
         pa.field("name", pa.string(), nullable=False),
         pa.field("value", pa.float64(), nullable=False),
     ]
@@ -29,13 +28,14 @@ EXTERNAL_SCHEMA = pa.schema(
 _FIRST_NS = 10**18  # September 2001; what is before is in s, ms or us, and would always be known.
 _STRINGS = (pa.string(), pa.large_string(), pa.string_view())
 _HINT = "external series are a Parquet file of ns (int64), name (string) and value (float64)"
+_NONE = Series(np.zeros(0, np.int64), np.zeros(0))
 
 
 class External(NamedTuple):
     """What a file held."""
 
     series: dict[str, Series]
-    sha256: str  # Of the file: samples that it went into are made of it.
+    sha256: str  # Of the file.
 
 
 def read_external(store: Store, config: ExternalConfig) -> External:
@@ -90,6 +90,22 @@ class ExternalReader:
         """Return the columns of a beat, f8[2 * series], as `external` gives them for this file."""
         row: NDArray[np.float64] = external(np.array([beat]), self._series, self._config)[0]
         return row
+
+
+def inputs_sha256(
+    series: Mapping[str, Series], config: ExternalConfig, first_beat: int, until_beat: int
+) -> str:
+    """Return the hash of the rows that beats from `first_beat` to before `until_beat` may read.
+
+    So rows that are added later make nothing stale that was built before.
+    """
+    parts = [b""]
+    for name in config.series:
+        ns, values = series.get(name, _NONE)
+        first = max(int(np.searchsorted(ns, (first_beat + 1) * BEAT_NS)) - 1, 0)
+        until = int(np.searchsorted(ns, until_beat * BEAT_NS))
+        parts += [name.encode(), ns[first:until].tobytes(), values[first:until].tobytes()]
+    return sha256("\n".join(map(sha256, parts)).encode())
 
 
 def parse_external(data: bytes, where: str) -> dict[str, Series]:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.store import Store
-from datasets.external import ExternalReader, parse_external, read_external
+from datasets.external import ExternalReader, inputs_sha256, parse_external, read_external
 from market.errors import QuaverError
 from market.external import ExternalConfig, external, names
 from market.windows import BEAT_NS
@@ -214,6 +214,32 @@ def test_a_file_is_read_from_any_root_and_known_by_its_hash(root: str) -> None:
     assert external(beats, found.series, config("b", "a")).tolist() == wanted
     store.write(PATH, parquet(GOOD[:-1]))
     assert read_external(store, config("b", "a")).sha256 != found.sha256
+
+
+def test_the_hash_of_inputs_changes_with_what_the_beats_may_read_and_nothing_else() -> None:
+    """Of beats FIRST + 2 and FIRST + 3: what the first one gets, and all that comes until the end."""
+    start, first_end, end = FIRST * BEAT_NS, (FIRST + 3) * BEAT_NS, (FIRST + 4) * BEAT_NS
+    rows = [(start, "a", 1.0), (first_end - 1, "a", 2.0), (first_end, "a", 3.0), (end, "a", 4.0)]
+    rows += [(start, "b", 1.0)]
+    wanted = config("a", "late")
+
+    def of(rows: Rows, config: ExternalConfig = wanted) -> str:
+        series = parse_external(parquet(rows), "news")
+        return inputs_sha256(series, config, FIRST + 2, FIRST + 4)
+
+    rng, beats = random.Random(1), FIRST + np.arange(2, 4)
+    for _ in range(60):
+        changed = [row for row in rows if rng.random() < 0.8]
+        ns = rng.choice([start, first_end - 1, first_end, end - 1, end, end + 1])
+        changed.append((ns, rng.choice(["a", "b", "late"]), rng.choice([1.0, 2.0, 5.0])))
+        reads = joined(beats, changed, wanted).tobytes() != joined(beats, rows, wanted).tobytes()
+        assert of(changed) != of(rows) or not reads
+    for at, stale in ((0, False), (1, True), (2, True), (3, False), (4, False)):
+        without_one = rows[:at] + rows[at + 1 :]
+        assert (of(without_one) != of(rows)) == stale, at
+        another = [(ns, name, value + (i == at)) for i, (ns, name, value) in enumerate(rows)]
+        assert (of(another) != of(rows)) == stale, at
+    assert len({of(rows, config(*names)) for names in (("a",), ("b",), ("a", "b"))}) == 3
 
 
 def test_a_file_or_a_series_that_is_not_there_says_so(root: str) -> None:
