@@ -217,7 +217,7 @@ def test_a_file_is_read_from_any_root_and_known_by_its_hash(root: str) -> None:
 
 
 def test_the_hash_of_inputs_changes_with_what_the_beats_may_read_and_nothing_else() -> None:
-    """Of beats FIRST + 2 and FIRST + 3: what the first one gets, and all that comes until the end."""
+    """Of beats FIRST + 2 and FIRST + 3: what the first one gets, and all until the end."""
     start, first_end, end = FIRST * BEAT_NS, (FIRST + 3) * BEAT_NS, (FIRST + 4) * BEAT_NS
     rows = [(start, "a", 1.0), (first_end - 1, "a", 2.0), (first_end, "a", 3.0), (end, "a", 4.0)]
     rows += [(start, "b", 1.0)]
