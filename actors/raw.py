@@ -8,6 +8,7 @@ that importing the same frames again replaces the same parts; a live one also by
 manifest is the commit point: a part that it does not list does not exist.
 """
 
+import re
 from datetime import UTC, datetime
 
 import msgspec
@@ -27,6 +28,7 @@ from market.windows import WindowBuilder
 DAY_NS = 86_400 * 1_000_000_000
 FORMAT = "quaver.raw.3"
 SIMULATED = "simulated"
+_FOLDER = re.compile(r"raw/product=([^/]+)/day=(\d{4}-\d\d-\d\d)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 RAW_SCHEMA = pa.schema(
@@ -133,6 +135,14 @@ def day_start_ns(day: str) -> int:
     return (start - _EPOCH).days * DAY_NS
 
 
+def _is_day(text: str) -> bool:
+    try:
+        day_start_ns(text)
+    except QuaverError:
+        return False
+    return True
+
+
 def partition_path(product_id: str, day: str) -> str:
     """Return the folder of a raw partition under its root."""
     return f"raw/product={product_id}/day={day}"
@@ -141,9 +151,11 @@ def partition_path(product_id: str, day: str) -> str:
 def read_manifest(store: Store, product_id: str, day: str) -> Manifest | None:
     """Return a partition's manifest, None if there is none; QuaverError if it cannot be used."""
     path = f"{partition_path(product_id, day)}/manifest.json"
-    if not store.exists(path):
+    try:
+        data = store.read(path)
+    except FileNotFoundError:
         return None
-    return decode_manifest(store.read(path), f"{store.root}/{path}")
+    return decode_manifest(data, f"{store.root}/{path}")
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
@@ -162,12 +174,21 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
 
 def partitions(store: Store) -> list[tuple[str, str]]:
     """Return (product id, day) of every raw partition that has a manifest, sorted."""
-    found = []
+    return known_partitions(store)[0]
+
+
+def known_partitions(store: Store) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the raw partitions as `partitions` does, and the folders under raw/ that are none."""
+    found, foreign = [], set()
     for path in store.files("raw"):
-        folders = path.split("/")
-        if len(folders) == 4 and folders[3] == "manifest.json":
-            found.append((folders[1].removeprefix("product="), folders[2].removeprefix("day=")))
-    return sorted(found)
+        folder, _, name = path.rpartition("/")
+        named = _FOLDER.fullmatch(folder)
+        if named and _is_day(named[2]):
+            if name == "manifest.json":
+                found.append((named[1], named[2]))
+        elif folder != "raw":
+            foreign.add(folder)
+    return sorted(found), sorted(foreign)
 
 
 def encode_part(events: NDArray[np.void], product: Product) -> bytes:

@@ -33,7 +33,9 @@ _UPDATE_TRIES = 50
 _UPDATE_BACKOFF_S = 0.02  # Doubled with each try, at most _UPDATE_MAX_BACKOFF_S; full jitter.
 _UPDATE_MAX_BACKOFF_S = 1.0
 _CONNECT_S, _SILENCE_S, _ATTEMPTS = 5.0, 30.0, 3
+MAX_THREADS = 32  # That use a store at once without waiting for each other.
 _S3_CONFIG = Config(
+    max_pool_connections=MAX_THREADS,
     connect_timeout=_CONNECT_S,
     read_timeout=_SILENCE_S,
     retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
@@ -44,6 +46,10 @@ _LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _ABSENT = {"NoSuchKey", "404"}
 _UNCHANGED = {"NotModified", "304"}
 _ABSENT_FILE = "raw"  # There is a folder of that name, never a file.
+
+
+class Away(QuaverError):
+    """The server did not answer, or is in trouble: it may work later."""
 
 
 class Store:
@@ -186,17 +192,32 @@ class Store:
 
     def delete(self, path: str) -> None:
         """Remove a file if it is there."""
-        if self.exists(path):
-            with self._named("delete", path):
-                self._fs.delete_file(self.full_path(path))
+        with self._named("delete", path):
+            if self.is_local:
+                (self._local / path).unlink(missing_ok=True)
+            else:
+                self._s3.delete_object(**self._named_object(path))
+
+    def delete_unfinished(self, folder: str) -> None:
+        """Remove what writers into a folder left that were killed; nobody may be writing there."""
+        if self.is_local:
+            with self._named("clear", folder):
+                for left in (self._local / folder).glob(".*.tmp"):
+                    left.unlink(missing_ok=True)
 
     def files(self, under: str) -> list[str]:
         """Return the paths of all files under a folder, sorted; temporary ones left out."""
+        return sorted(self.sizes(under))
+
+    def sizes(self, under: str) -> dict[str, int]:
+        """Return the path and bytes of every file under a folder; temporary ones left out."""
         selector = fs.FileSelector(self.full_path(under), recursive=True, allow_not_found=True)
         with self._named("list", under):
-            found = [i.path for i in self._fs.get_file_info(selector) if i.type == fs.FileType.File]
+            found = [i for i in self._fs.get_file_info(selector) if i.type == fs.FileType.File]
         base = len(self._base) + 1
-        return sorted(p[base:] for p in found if not PurePosixPath(p).name.startswith("."))
+        return {
+            i.path[base:]: i.size for i in found if not PurePosixPath(i.path).name.startswith(".")
+        }
 
     @contextmanager
     def _named(
@@ -208,7 +229,8 @@ class Store:
         except passing:
             raise
         except (ArrowException, BotoCoreError, ClientError, OSError) as e:
-            raise QuaverError(
+            away = isinstance(e, BotoCoreError | ClientError) and _is_away(e)
+            raise (Away if away else QuaverError)(
                 f"cannot {doing} {path} under {self.root}: {e}; check that this root is the right "
                 "one, that it can be reached and that you have the rights"
             ) from None

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from actors.store import Store
 from cluster import stages
+from cluster.build import build_tables
 from cluster.config import Config
 from cluster.live import trade_simulated
 from cluster.progress import Display
@@ -34,7 +35,7 @@ def run_demo(config: Config, out: Path, console: Console) -> None:
         with display.stage("collect") as stage:
             stages.collect_simulated(config, store, stage)
         with display.stage("build") as stage:
-            stages.build_tables(store, config, stage)
+            build_tables(store, config, stage)
         with display.stage("sweep") as stage:
             stages.sweep(store, config, _SWEEP, False, stage)
         with display.stage("judge") as stage:

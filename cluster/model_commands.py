@@ -1,4 +1,7 @@
-"""The commands from recordings to trading: demo, build, sweep, report, serve, show-config."""
+"""The commands from recordings to trading.
+
+Demo, build, check-leakage, sweep, report, serve, show-config.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster.options import (
+    CheckFailed,
     ConfigOption,
     DataOption,
     NameOption,
@@ -36,31 +40,90 @@ def demo(
 
 
 @app.command()
-def build(data: DataOption, config: ConfigOption = None, set_: SetOption = None) -> None:
-    """Build windows and samples from all raw partitions under a root, in parallel.
+def build(
+    data: DataOption,
+    products: Annotated[
+        str | None,
+        typer.Option("--products", help="only these, e.g. BTC-USD,ETH-USD; default: all"),
+    ] = None,
+    days: Annotated[
+        str | None,
+        typer.Option(
+            "--days",
+            help="only these UTC days, e.g. 2026-08-09,2026-08-10 or 2026-08-01..2026-08-31",
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="build also what is up to date; gives the same files")
+    ] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Build windows and samples from the raw partitions under a root, in parallel.
 
-    A sample needs the 69 valid beats up to its own, its label the 75 after. Building again gives
-    the same files.
+    One task per product and UTC day: its events become windows (one record every four seconds), its
+    windows and those of the days beside it become samples (features and labels). A sample needs the
+    69 valid beats up to its own, its label the 75 after.
+
+    Only what is missing or stale is built: a manifest.json beside each table says from what and by
+    which code it was made. New raw data of a day makes its windows stale, and the samples of that
+    day and of those beside it. Building again, or after a build that was killed, gives the same
+    files. Windows and samples whose raw partition is gone are removed.
+
+    What cannot be built is named at the end, with exit code 1; all else is built, and what was
+    there before stays. While an S3 server is away, the build waits, up to a quarter of an hour.
+    With --days, windows of the days beside are built too, where they are stale.
+
+        quaver build --data s3://bucket/prefix --products BTC-USD --days 2026-08-01..2026-08-31
+    """
+    from actors.store import Store
+    from cluster.build import run_build
+    from cluster.config import load_config
+
+    run_build(load_config(config, set_ or []), Store(data), products, days, force, console)
+
+
+@app.command("check-leakage")
+def check_leakage(
+    data: DataOption,
+    beats: Annotated[
+        int, typer.Option("--beats", min=1, help="random beats, spread over products and days")
+    ] = 64,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="same seed, same beats")] = 1,
+    products: Annotated[
+        str | None,
+        typer.Option("--products", help="only these, e.g. BTC-USD,ETH-USD; default: all"),
+    ] = None,
+    days: Annotated[
+        str | None,
+        typer.Option(
+            "--days",
+            help="only these UTC days, e.g. 2026-08-09,2026-08-10 or 2026-08-01..2026-08-31",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Check that nothing which is stored of a beat knows what came after it.
+
+    At random beats the raw rows after the beat are cut off, then replaced by others, and windows
+    and samples are rebuilt: up to the beat they must be what is stored, labels up to a horizon
+    before. Labels must not depend on what was before their beat either.
+
+    Then labels are shuffled: a model trained on them must earn nothing by its choice of time. Last,
+    no sample's windows may cross a border between train, validation and test.
+
+    Exits with 2 if something leaks. What is not found at these beats may be found at others: give
+    another --seed, or more --beats. Runs in this process, without Ray.
     """
     from actors.store import Store
     from cluster.config import load_config
-    from cluster.progress import Display
-    from cluster.session import ray_session
-    from cluster.stages import build_tables
+    from cluster.leakage import run_check
 
-    chosen, store = load_config(config, set_ or []), Store(data)
-    with Display(console) as display, display.stage("build") as stage:
-        stage.update(0, 1, "starting Ray")
-        with ray_session(chosen.ray_address):
-            results = build_tables(store, chosen, stage)
-    labelled = sum(b.valid for b in results if b.stage == "samples")
-    if labelled:
-        console.print(f"next: quaver sweep --data {data}")
-    else:
-        console.print(
-            "windows are built, but no sample has a label: that takes 144 valid beats in a row "
-            "(ten minutes without a gap) of a product of the universe"
-        )
+    chosen = load_config(config, set_ or [])
+    if not run_check(chosen, Store(data), products, days, beats, seed, as_json, console):
+        raise CheckFailed
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """What a person sees while a command works: a line per stage with its bar and its counts."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -16,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+LINE_S = 10.0  # Between two lines where there is no terminal.
+
 
 class Stage:
     """One line of the display."""
@@ -25,11 +28,25 @@ class Stage:
         self._task = task
         self._name = name
         self._note = ""
+        self._said_s = time.monotonic()
+
+    @property
+    def console(self) -> Console:
+        """Where it is shown."""
+        return self._display.console
 
     def update(self, done: float, total: float, note: str = "") -> None:
         """Show how much is done, and counts in words."""
         self._note = note or self._note
         self._display.progress.update(self._task, completed=done, total=total, note=self._note)
+        if not self._display.console.is_terminal and time.monotonic() - self._said_s >= LINE_S:
+            self.say(self._note)
+
+    def say(self, text: str) -> None:
+        """Print a line of its own."""
+        self._said_s = time.monotonic()
+        line = f"{self._name}: {text}"
+        self._display.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     def finish(self) -> None:
         """Show the stage as done."""
@@ -37,12 +54,11 @@ class Stage:
         total = task.total or 1
         self._display.progress.update(self._task, completed=total, total=total)
         if not self._display.console.is_terminal:
-            line = f"{self._name}: {self._note} ({task.elapsed or 0:.0f} s)"
-            self._display.console.print(line, soft_wrap=True, highlight=False)
+            self.say(f"{self._note} ({task.elapsed or 0:.0f} s)")
 
 
 class Display:
-    """The stages of a command; without a terminal each is one line once it is done."""
+    """The stages of a command; without a terminal, a line now and then."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

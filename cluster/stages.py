@@ -3,7 +3,6 @@
 `quaver demo` runs them one after the other, the other commands run one each.
 """
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from actors.raw import SIMULATED, day_of, partitions, read_manifest
 from actors.store import Store
 from cluster.config import Config
 from cluster.progress import Stage
-from datasets.build import Built, build
 from datasets.imports import Imported, import_capture
 from datasets.loader import load_samples
 from datasets.samples import Samples
@@ -127,18 +125,6 @@ def collect_simulated(config: Config, store: Store, stage: Stage) -> int:
     for actor in (collector, exchange):
         ray.kill(actor)
     return int(clock_ns)
-
-
-def build_tables(store: Store, config: Config, stage: Stage) -> list[Built]:
-    """Build windows and samples of every raw partition."""
-    results: list[Built] = []
-
-    def show(built: Built, total: int) -> None:
-        results.append(built)
-        stage.update(len(results), total, _built_text(results))
-
-    stage.update(0, 2 * max(1, len(partitions(store))), "starting")
-    return build(store, config.recipe, show)
 
 
 def sweep(store: Store, config: Config, name: str, resume: bool, stage: Stage) -> SweepResult:
@@ -289,15 +275,6 @@ def _sweep_section(store: Store, name: str) -> Sweep:
 def _shown(metrics: msgspec.Struct) -> dict[str, float]:
     fields = msgspec.structs.asdict(metrics)
     return {k: float(v) for k, v in fields.items() if isinstance(v, int | float)}
-
-
-def _built_text(results: Iterable[Built]) -> str:
-    windows = [b for b in results if b.stage == "windows"]
-    samples = [b for b in results if b.stage == "samples"]
-    return (
-        f"{sum(b.rows for b in windows):,} events, {sum(b.valid for b in windows):,} valid windows,"
-        f" {sum(b.valid for b in samples):,} labelled samples"
-    )
 
 
 def write_report_to(store: Store, report: ReportData) -> str:

@@ -1,139 +1,212 @@
 """Raw partitions -> windows -> samples, one Ray Data task per product and day.
 
 Each partition rebuilds its book alone; features and labels of a day also read the windows of the
-days beside it, so that nothing is lost at midnight. The same input gives the same bytes.
+days beside it, so that nothing is lost at midnight. Only what is missing or stale is built. What
+fails stops nothing else; where the server is away, what failed for it is done again.
 """
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 import ray.data
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
+from tenacity import wait_exponential as exponential
 
-from actors.raw import DAY_NS, day_of, day_start_ns, partitions, read_manifest
-from actors.store import Store
-from datasets.rebuild import windows_of
+from actors.store import Away, Store
+from datasets.partition import Built, build_samples, build_windows
 from datasets.recipe import Recipe
-from datasets.tables import (
-    read_windows,
-    samples_table,
-    stored,
-    table_path,
-    write_samples,
-    write_windows,
-)
+from datasets.table_manifest import Partition
+from datasets.todo import Todo
 from market.errors import QuaverError
-from market.features import LOOKBACK_BEATS, features
-from market.labels import labels
-from market.products import product_index
-from market.windows import BEAT_NS, WINDOW
+
+_PATIENCE_S = 900.0  # For a server to come back.
+_POLL_MIN_S, _POLL_MAX_S = 0.5, 10.0
+_ROUNDS = 5  # In which a server that answers lets nothing be built.
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
-class Built(msgspec.Struct):
-    """What one partition gave."""
+class Failure(msgspec.Struct, frozen=True):
+    """A partition that could not be built."""
 
     product: str
     day: str
-    stage: str  # "windows" or "samples".
-    rows: int  # Events read, or samples written.
-    beats: int
-    valid: int  # Valid beats, or samples with a label.
+    stage: str
+    why: str
 
 
-def build_windows(store: Store, product_id: str, day: str) -> Built:
-    """Build and write the windows of one raw partition."""
-    manifest = read_manifest(store, product_id, day)
-    if manifest is None:
-        raise QuaverError(f"there is no raw partition of {product_id} on {day} in {store.root}")
-    windows = windows_of(store, manifest)
-    write_windows(store, product_id, day, windows)
-    rows = sum(part.rows for session in manifest.sessions for part in session.parts)
-    return Built(product_id, day, "windows", rows, len(windows), int(windows["valid"].sum()))
+class Watcher:
+    """Is told how a build goes on; does nothing by itself."""
+
+    def done(self, one: Built | Failure, total: int) -> None:
+        """Take note of a partition, and of how many are to be built in all, as far as is known."""
+
+    def waiting(self, why: str) -> None:
+        """Take note that the server is away."""
 
 
-def build_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> Built:
-    """Build and write the samples of one day from its windows and those of the days beside it."""
-    manifest = read_manifest(store, product_id, day)
-    index = product_index(product_id)
-    if manifest is None or index is None:
-        raise QuaverError(f"{product_id} on {day} has no raw partition or is not in the universe")
-    start_ns = day_start_ns(day)
-    before = read_windows(store, product_id, day_of(start_ns - 1))[-LOOKBACK_BEATS:]
-    within = read_windows(store, product_id, day)
-    after = read_windows(store, product_id, day_of(start_ns + DAY_NS))[: recipe.horizon_beats]
-    windows = np.concatenate([before, within, after]) if len(within) else np.zeros(0, WINDOW)
-    found = features(windows, manifest.listed.tick)
-    first, last = start_ns // BEAT_NS, (start_ns + DAY_NS) // BEAT_NS
-    mine = (found.beats >= first) & (found.beats < last)
-    kept = type(found)(*(column[mine] for column in found))
-    label = labels(windows, recipe.fees, recipe.horizon_beats)
-    label = label[np.searchsorted(windows["beat"], kept.beats)]
-    table = samples_table(kept, index, label)
-    write_samples(store, product_id, day, table, recipe)
-    labelled = int((~np.isnan(label[:, 0])).sum())
-    return Built(product_id, day, "samples", len(label), len(windows), labelled)
+class Outcome(msgspec.Struct):
+    """What a build did."""
+
+    built: list[Built] = []
+    failures: list[Failure] = []
 
 
-def build(
-    store: Store, recipe: Recipe, on_built: Callable[[Built, int], None] = lambda built, total: None
-) -> list[Built]:
-    """Build every raw partition under a root with the running Ray; return what each gave.
+class _Result(msgspec.Struct):
+    """What a task gave: one of the three."""
 
-    `on_built` is told of each partition as it is done, and how many tasks there are. Products that
-    are not in the universe get windows but no samples: models know products by their index.
+    built: Built | None = None
+    error: str | None = None
+    away: str | None = None
+
+
+def patiently(store: Store, call: Callable[[], T], watcher: Watcher) -> T:
+    """Return what `call` returns; while the server is away, wait and call again."""
+
+    def tell(state: RetryCallState) -> None:
+        watcher.waiting(str(state.outcome.exception()) if state.outcome else "")
+
+    for attempt in Retrying(
+        retry=retry_if_exception(lambda e: _is_away(store, e)),
+        wait=exponential(_POLL_MIN_S, _POLL_MAX_S),
+        stop=stop_after_delay(_PATIENCE_S),
+        before_sleep=tell,
+        reraise=True,
+    ):
+        with attempt:
+            return call()
+    raise AssertionError("unreachable")
+
+
+def find_todo(
+    store: Store,
+    recipe: Recipe,
+    products: str | None = None,
+    days: str | None = None,
+    force: bool = False,
+    watcher: Watcher | None = None,
+) -> Todo:
+    """Return what is to be built; QuaverError if there is nothing to build from."""
+
+    def look() -> Todo:
+        _answers(store)
+        todo = Todo(store, recipe, products, days, force)
+        todo.drop_orphans(store)
+        return todo
+
+    return patiently(store, look, watcher or Watcher())
+
+
+def build(store: Store, recipe: Recipe, todo: Todo, watcher: Watcher | None = None) -> Outcome:
+    """Build what is to be built with the running Ray.
+
+    Products that are not in the universe get windows but no samples: models know products by their
+    index. Samples whose windows could not be built stay as they are.
     """
-    found = partitions(store)
-    if not found:
-        raise QuaverError(
-            f"there are no raw partitions in {store.root}; "
-            "record or import some first (quaver import --help)"
-        )
-    _drop_orphans(store, found)
-    sampled = [(p, day) for p, day in found if product_index(p) is not None]
-    total = len(found) + len(sampled)
-    results = []
+    watcher, outcome = watcher or Watcher(), Outcome()
     # All windows first: samples read those of the neighbouring days.
-    for stage, todo in (("windows", found), ("samples", sampled)):
-        for built in _map(store, recipe, stage, todo):
-            results.append(built)
-            on_built(built, total)
-    return results
+    total = len(todo.windows) + len(todo.samples(set(todo.windows)))
+    for partition, one in _stage(store, recipe, "windows", todo.windows, watcher):
+        _note(outcome, one)
+        if isinstance(one, Built):
+            todo.has_windows(partition, one.sha256)
+        watcher.done(one, total)
+    failed = {(failure.product, failure.day) for failure in outcome.failures}
+    samples = [p for p in todo.samples(set()) if p not in failed]
+    total = len(todo.windows) + len(samples)
+    for _, one in _stage(store, recipe, "samples", samples, watcher):
+        _note(outcome, one)
+        watcher.done(one, total)
+    return outcome
 
 
-def _drop_orphans(store: Store, found: list[tuple[str, str]]) -> None:
-    """Remove windows and samples whose raw partition is gone: nobody would know what they are."""
-    for table in ("windows", "samples"):
-        for product_id, day in set(stored(store, table)) - set(found):
-            store.delete(table_path(table, product_id, day))
+def _note(outcome: Outcome, one: Built | Failure) -> None:
+    if isinstance(one, Built):
+        outcome.built.append(one)
+    else:
+        outcome.failures.append(one)
 
 
-def _map(store: Store, recipe: Recipe, stage: str, todo: list[tuple[str, str]]) -> Iterator[Built]:
-    def one(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            if stage == "windows":
-                built = build_windows(store, row["product"], row["day"])
+def _stage(
+    store: Store, recipe: Recipe, stage: str, todo: list[Partition], watcher: Watcher
+) -> Iterator[tuple[Partition, Built | Failure]]:
+    """Build partitions as they come; those for which the server was away once it is back."""
+    for left in range(_ROUNDS, -1, -1):
+        away: dict[Partition, str] = {}
+        for partition, result in _map(store, recipe, stage, todo):
+            if result.built:
+                yield partition, result.built
+            elif result.away and left:
+                away[partition] = result.away
+                watcher.waiting(f"{len(away)} partitions wait: {result.away}")
             else:
-                built = build_samples(store, row["product"], row["day"], recipe)
-        except QuaverError as e:
-            return {"error": str(e)}  # Ray Data would wrap it in three others.
-        return {"built": msgspec.json.encode(built)}
+                why = result.error or result.away or ""
+                yield partition, Failure(*partition, stage, why)
+        if not away:
+            return
+        patiently(store, lambda: _answers(store), watcher)
+        todo = list(away)
+
+
+def _map(
+    store: Store, recipe: Recipe, stage: str, todo: list[Partition]
+) -> Iterator[tuple[Partition, _Result]]:
+    """Build partitions in the running Ray; yield what each gave, as they are done."""
+
+    def one(row: dict[str, Any]) -> dict[str, Any]:
+        result = build_one(store, recipe, stage, (row["product"], row["day"]))
+        return row | {"result": msgspec.json.encode(result)}
 
     if not todo:
         return
-    _keep_off_the_terminal()
+    _set_up_ray_data()
     rows = [{"product": product_id, "day": day} for product_id, day in todo]
+    missing = dict.fromkeys(todo)
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(one, num_cpus=1)
     for row in dataset.iter_rows():
-        if row.get("error"):
-            raise QuaverError(row["error"])
-        yield msgspec.json.decode(row["built"], type=Built)
+        partition = (row["product"], row["day"])
+        del missing[partition]
+        yield partition, msgspec.json.decode(row["result"], type=_Result)
+    for partition in missing:
+        yield partition, _Result(error="its process was killed, it may have run out of memory")
 
 
-def _keep_off_the_terminal() -> None:
-    """Ray Data's progress and notes go to its log file only."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
+def build_one(store: Store, recipe: Recipe, stage: str, partition: Partition) -> _Result:
+    """Build one partition; what goes wrong is returned, so that it stops no other."""
+    try:
+        if stage == "windows":
+            return _Result(built=build_windows(store, *partition))
+        return _Result(built=build_samples(store, *partition, recipe))
+    except Away as e:
+        return _Result(away=str(e))
+    except QuaverError as e:
+        return _Result(error=str(e))
+    except Exception as e:
+        log.exception("%s of %s", stage, partition)
+        return _Result(error=f"{type(e).__name__}: {e}; this is a bug, its trace is in Ray's log")
+
+
+def _answers(store: Store) -> None:
+    """Away if the server does not answer; QuaverError if the root cannot be used at all."""
+    why = store.check()
+    if why:
+        raise Away(f"{store.root} does not answer: {why}")
+
+
+def _is_away(store: Store, e: BaseException) -> bool:
+    """Whether an error comes of a server that is away: listing does not say."""
+    if store.is_local or not isinstance(e, QuaverError):
+        return False
+    return isinstance(e, Away) or store.check() is not None
+
+
+def _set_up_ray_data() -> None:
+    """Keep Ray Data's progress and notes in its log file; a task that dies stops no other."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1
     for handler in logging.getLogger("ray.data").handlers:
         if handler.name == "console":
             handler.setLevel(logging.CRITICAL + 1)

@@ -5,7 +5,7 @@ writes by; a column that nobody described, or that is gone, stops it.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import msgspec
 import pyarrow as pa
@@ -16,6 +16,7 @@ from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, WINDOWS_FORMAT, WIND
 from market.actions import Action
 from market.events import Kind, Reason
 from market.features import MEDIAN_LAGS
+from market.signals import NAMES, SignalsConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "data.md"
 _BUCKETS = "lots in each 0.1 % bucket from the median when the beat ends, nearest first"
@@ -91,7 +92,7 @@ _TABLES = (
         SAMPLES_FORMAT,
         "`quaver build`",
         "One row per beat k whose beats k-68 .. k are valid. The file's metadata holds the recipe "
-        "(fees, horizon) that the labels assume.",
+        "(fees, horizon, signals) that they were made by.",
         SAMPLES_SCHEMA,
         {
             "beat": ("4 s", "k, when the features are known: at the end of the beat"),
@@ -110,21 +111,22 @@ _TABLES = (
             ),
         },
     ),
-    _Table(
-        "External series",
-        "the path in the configuration",
-        "Parquet",
-        "whoever has them",
-        "News, sentiment and the like. Rows in any order; of two with the same `ns` and `name` the "
-        "later one counts. Further columns are passed over. A file that is in use is replaced as a "
-        "whole, never written into.",
-        EXTERNAL_SCHEMA,
-        {
-            "ns": ("ns", "since when the value could be read, not what it is about; from 2001 on"),
-            "name": ("", "of the series"),
-            "value": ("the series' own", "finite"),
-        },
-    ),
+)
+_EXTERNAL = _Table(
+    "External series",
+    "PATH.parquet",
+    "Parquet",
+    "whoever has them",
+    "News, sentiment and the like, at the path under the root that the configuration names. Rows "
+    "in any order; of two with the same `ns` and `name` the "
+    "later one counts. Further columns are passed over. A file that is in use is replaced as a "
+    "whole, never written into.",
+    EXTERNAL_SCHEMA,
+    {
+        "ns": ("ns", "since when the value could be read, not what it is about; from 2001 on"),
+        "name": ("", "of the series"),
+        "value": ("the series' own", "finite"),
+    },
 )
 _MANIFEST: dict[type[msgspec.Struct], tuple[str, dict[str, str]]] = {
     Manifest: (
@@ -176,24 +178,45 @@ def page() -> str:
     """Return the page; ValueError if descriptions and schemas do not name the same columns."""
     lines = [_INTRO]
     for table in _TABLES:
-        _check(table.title, table.schema.names, list(table.columns))
-        lines += [
-            f"## {table.title}",
-            f"`{table.path}`, format `{table.format}`, written by {table.writer}. {table.about}\n",
-            "| column | type | unit | meaning |",
-            "| --- | --- | --- | --- |",
-        ]
-        for field in table.schema:
-            unit, meaning = table.columns[field.name]
-            null = " or null" if field.nullable else ""
-            lines.append(f"| `{field.name}` | {_type(field.type)}{null} | {unit} | {meaning} |")
-        lines.append("")
+        lines += _described(table)
+    lines += _signals() + _described(_EXTERNAL)
     lines += ["## The raw manifest", "JSON beside the parts: what makes them part of the data.\n"]
     for struct, (title, meanings) in _MANIFEST.items():
         _check(title, list(struct.__struct_fields__), list(meanings))
         lines += [f"| {title} | meaning |", "| --- | --- |"]
         lines += [f"| `{name}` | {meaning} |" for name, meaning in meanings.items()] + [""]
     return "\n".join(lines)
+
+
+def _described(table: _Table) -> list[str]:
+    _check(table.title, table.schema.names, list(table.columns))
+    lines = [
+        f"## {table.title}",
+        f"`{table.path}`, format `{table.format}`, written by {table.writer}. {table.about}\n",
+        "| column | type | unit | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for field in table.schema:
+        unit, meaning = table.columns[field.name]
+        null = " or null" if field.nullable else ""
+        lines.append(f"| `{field.name}` | {_type(field.type)}{null} | {unit} | {meaning} |")
+    return [*lines, ""]
+
+
+def _signals() -> list[str]:
+    """The columns of the list `signals`, by the switch that asks for them."""
+    hints = get_type_hints(SignalsConfig, include_extras=True)
+    lines = [
+        "With signals, samples have one more column, `signals`: a fixed-size list of doubles, the "
+        "columns of each switch in `[signals]` that is on, in this order. Their names are in the "
+        "file's metadata, their formulas in `market/signals.py`.\n",
+        "| switch | columns | meaning |",
+        "| --- | --- | --- |",
+    ]
+    for switch, own in NAMES.items():
+        columns = ", ".join(f"`{name}`" for name in own)
+        lines.append(f"| `{switch}` | {columns} | {hints[switch].__metadata__[0].description} |")
+    return [*lines, ""]
 
 
 def _type(kind: pa.DataType) -> str:

@@ -1,6 +1,5 @@
 """Samples from Parquet into memory: what training and evaluation read."""
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -8,26 +7,23 @@ from numpy.typing import NDArray
 from actors.store import Store
 from datasets.recipe import Recipe
 from datasets.samples import Samples
-from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, read_table, stored, table_path
+from datasets.tables import read_samples, stored
 from market.errors import QuaverError
+from market.signals import names
 
 
-def load_samples(store: Store, recipe: Recipe) -> Samples:
-    """Return all samples under a root, in order of product and beat.
+def load_samples(
+    store: Store, recipe: Recipe, chosen: list[tuple[str, str]] | None = None
+) -> Samples:
+    """Return all samples under a root, in order of product and beat, or those of chosen days.
 
-    QuaverError if there are none, or if they were made by another recipe.
+    `chosen` are (product id, day), sorted, each of them stored. QuaverError if there are none, or
+    if they were made by another recipe.
     """
     tables = [
-        read_table(store, table_path("samples", product_id, day), SAMPLES_SCHEMA, SAMPLES_FORMAT)
-        for product_id, day in stored(store, "samples")
+        read_samples(store, product_id, day, recipe)
+        for product_id, day in (stored(store, "samples") if chosen is None else chosen)
     ]
-    for table in tables:
-        made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
-        if made_by != recipe:
-            raise QuaverError(
-                f"samples in {store.root} were made with {made_by}, which is not what the "
-                "configuration says; run quaver build again"
-            )
     table = pa.concat_tables(tables) if tables else None
     if table is None or not table.num_rows:
         raise QuaverError(
@@ -41,6 +37,9 @@ def load_samples(store: Store, recipe: Recipe) -> Samples:
         bids=_matrix(table, "bids"),
         asks=_matrix(table, "asks"),
         label=_matrix(table, "label"),
+        signals=_matrix(table, "signals")
+        if names(recipe.signals)
+        else np.empty((table.num_rows, 0)),
     )
 
 

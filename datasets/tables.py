@@ -4,6 +4,8 @@ windows/product=BTC-USD/day=2026-08-09/windows.parquet
 samples/product=BTC-USD/day=2026-08-09/samples.parquet
 """
 
+import re
+
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ from market.actions import Action
 from market.book import BUCKETS
 from market.errors import QuaverError
 from market.features import MEDIAN_LAGS, Features
+from market.signals import names
 from market.windows import WINDOW
 
 WINDOWS_FORMAT = "quaver.windows.1"
@@ -45,19 +48,22 @@ SAMPLES_SCHEMA = pa.schema(
 )
 
 
+def samples_schema(signals: int) -> pa.Schema:
+    """Return the columns of samples with so many signals; without any there is no such column."""
+    kind = pa.list_(pa.float64(), signals)
+    extra = [pa.field("signals", kind, nullable=False)] if signals else []
+    return pa.schema([*SAMPLES_SCHEMA, *extra])
+
+
 def table_path(table: str, product_id: str, day: str) -> str:
     """Return where a table ("windows" or "samples") keeps one product and day."""
     return f"{table}/product={product_id}/day={day}/{table}.parquet"
 
 
 def stored(store: Store, table: str) -> list[tuple[str, str]]:
-    """Return (product id, day) of every file of a table, sorted."""
-    found = []
-    for path in store.files(table):
-        folders = path.split("/")
-        if len(folders) == 4 and folders[3] == f"{table}.parquet":
-            found.append((folders[1].removeprefix("product="), folders[2].removeprefix("day=")))
-    return sorted(found)
+    """Return (product id, day) of every file of a table, sorted; other files are left out."""
+    file = re.compile(rf"{table}/product=([^/]+)/day=([^/]+)/{table}\.parquet")
+    return sorted((m[1], m[2]) for m in map(file.fullmatch, store.files(table)) if m)
 
 
 def windows_table(windows: NDArray[np.void]) -> pa.Table:
@@ -74,9 +80,14 @@ def windows_table(windows: NDArray[np.void]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=WINDOWS_SCHEMA)
 
 
-def samples_table(features: Features, product_index: int, label: NDArray[np.float64]) -> pa.Table:
-    """Return features and their labels ([n, 5], NaN rows where there is none) as a table."""
-    schema = SAMPLES_SCHEMA
+def samples_table(
+    features: Features,
+    product_index: int,
+    label: NDArray[np.float64],
+    signals: NDArray[np.float64],
+) -> pa.Table:
+    """Return features, their labels ([n, 5], NaN rows for none) and signals ([n, s]) as a table."""
+    schema = samples_schema(signals.shape[1])
     columns = [
         pa.array(features.beats),
         pa.array(np.full(len(features.beats), product_index, np.int32)),
@@ -85,18 +96,25 @@ def samples_table(features: Features, product_index: int, label: NDArray[np.floa
         _lists(features.asks, schema.field("asks").type),
         _lists(label, schema.field("label").type, missing=np.isnan(label[:, 0])),
     ]
+    if signals.shape[1]:
+        columns.append(_lists(signals, schema.field("signals").type))
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def write_windows(store: Store, product_id: str, day: str, windows: NDArray[np.void]) -> None:
-    """Write one product and day of windows."""
-    _write(store, "windows", product_id, day, windows_table(windows), {"format": WINDOWS_FORMAT})
+def write_windows(store: Store, product_id: str, day: str, windows: NDArray[np.void]) -> memoryview:
+    """Write one product and day of windows; return the bytes of the file."""
+    meta = {"format": WINDOWS_FORMAT}
+    return _write(store, "windows", product_id, day, windows_table(windows), meta)
 
 
-def write_samples(store: Store, product_id: str, day: str, table: pa.Table, recipe: Recipe) -> None:
-    """Write one product and day of samples, with the recipe they were made by."""
+def write_samples(
+    store: Store, product_id: str, day: str, table: pa.Table, recipe: Recipe
+) -> memoryview:
+    """Write one product and day of samples, with the recipe they were made by; return the bytes."""
     meta = {"format": SAMPLES_FORMAT, "recipe": msgspec.json.encode(recipe).decode()}
-    _write(store, "samples", product_id, day, table, meta)
+    if columns := names(recipe.signals):
+        meta["signals"] = msgspec.json.encode(columns).decode()
+    return _write(store, "samples", product_id, day, table, meta)
 
 
 def read_windows(store: Store, product_id: str, day: str) -> NDArray[np.void]:
@@ -104,7 +122,12 @@ def read_windows(store: Store, product_id: str, day: str) -> NDArray[np.void]:
     path = table_path("windows", product_id, day)
     if not store.exists(path):
         return np.zeros(0, WINDOW)
-    table = read_table(store, path, WINDOWS_SCHEMA, WINDOWS_FORMAT)
+    return decode_windows(store.read(path), f"{store.root}/{path}")
+
+
+def decode_windows(data: bytes, where: str) -> NDArray[np.void]:
+    """Return WINDOW[n] from the bytes of `where`; QuaverError as in `decode_table`."""
+    table = decode_table(data, where, WINDOWS_SCHEMA, WINDOWS_FORMAT)
     windows = np.zeros(table.num_rows, WINDOW)
     for field in WINDOWS_SCHEMA:
         column = table[field.name].combine_chunks()
@@ -116,26 +139,69 @@ def read_windows(store: Store, product_id: str, day: str) -> NDArray[np.void]:
     return windows
 
 
-def read_table(store: Store, path: str, schema: pa.Schema, version: str) -> pa.Table:
-    """Return a table; QuaverError if the file is broken or of another version."""
-    try:
-        table = pq.read_table(pa.BufferReader(store.read(path)))
-    except pa.ArrowInvalid as e:
-        raise QuaverError(f"{store.root}/{path} cannot be read: {e}; build it again") from e
-    found = (table.schema.metadata or {}).get(b"format", b"none").decode()
-    if found != version or not table.schema.equals(schema):
+def read_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> pa.Table:
+    """Return one product and day of samples; QuaverError as from `read_table`.
+
+    Also if they were made by another recipe, or hold other signals than it names.
+    """
+    path = table_path("samples", product_id, day)
+    where = f"{store.root}/{path}"
+    table = _readable(store.read(path), where, SAMPLES_FORMAT)
+    made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
+    if made_by != recipe:
         raise QuaverError(
-            f"{store.root}/{path} has format {found}, this version reads {version}; build it again"
+            f"samples in {store.root} were made with {made_by}, which is not what the "
+            "configuration says; run quaver build again"
+        )
+    wanted = names(recipe.signals)
+    found = msgspec.json.decode(table.schema.metadata.get(b"signals", b"[]"), type=tuple[str, ...])
+    _check_columns(table, where, samples_schema(len(wanted)))
+    if found != wanted:
+        raise QuaverError(
+            f"{where} has the signals {', '.join(found)}, this version computes "
+            f"{', '.join(wanted)}; build it again"
         )
     return table
 
 
+def read_table(store: Store, path: str, schema: pa.Schema, version: str) -> pa.Table:
+    """Return a table; QuaverError if the file is broken or of another version."""
+    return decode_table(store.read(path), f"{store.root}/{path}", schema, version)
+
+
+def decode_table(data: bytes, where: str, schema: pa.Schema, version: str) -> pa.Table:
+    """Return the table in the bytes of `where`; QuaverError as in `read_table`."""
+    table = _readable(data, where, version)
+    _check_columns(table, where, schema)
+    return table
+
+
+def _readable(data: bytes, where: str, version: str) -> pa.Table:
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as e:
+        raise QuaverError(f"{where} cannot be read: {e}; build it again") from e
+    found = (table.schema.metadata or {}).get(b"format", b"none").decode()
+    if found != version:
+        raise QuaverError(
+            f"{where} has format {found}, this version reads {version}; build it again"
+        )
+    return table
+
+
+def _check_columns(table: pa.Table, where: str, schema: pa.Schema) -> None:
+    if not table.schema.equals(schema):
+        raise QuaverError(f"{where} has other columns than this version reads; build it again")
+
+
 def _write(
     store: Store, name: str, product_id: str, day: str, table: pa.Table, meta: dict[str, str]
-) -> None:
+) -> memoryview:
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(meta), sink, compression="zstd")
-    store.write(table_path(name, product_id, day), sink.getvalue())
+    data = memoryview(sink.getvalue())
+    store.write(table_path(name, product_id, day), data)
+    return data
 
 
 def _lists(

@@ -198,7 +198,10 @@ class Exchange:
         if config.by_the_clock:
             self.begin()
         await (self._desk.books_wanted if config.speed is None else self._begun).wait()
-        late_ns = time.time_ns() - config.start_ns if config.by_the_clock else 0
+        late_ns = 0
+        if config.by_the_clock:
+            # A step is told at its end, as no frame may be dated later than it comes.
+            late_ns = time.time_ns() - config.start_ns - self.world.step_ns
         end_ns = None
         if config.duration_s is not None:
             end_ns = config.start_ns + late_ns + round(config.duration_s * SECOND_NS)

@@ -42,7 +42,7 @@ OnEpoch = Callable[[EpochMetrics, TrainState], None]
 class _Data:
     """Samples as tensors: copies, because what Ray shares between trials is read-only."""
 
-    features: tuple[Tensor, Tensor, Tensor, Tensor]
+    features: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
     targets: Tensor
     labels: np.ndarray
 
@@ -56,6 +56,7 @@ class _Data:
             torch.from_numpy(np.array(samples.medians, dtype=np.float64)),
             torch.from_numpy(np.array(samples.bids, dtype=np.float32)),
             torch.from_numpy(np.array(samples.asks, dtype=np.float32)),
+            torch.from_numpy(np.array(samples.signals, dtype=np.float32)),
             torch.from_numpy(np.array(samples.product, dtype=np.int64)),
         )
         return cls(features, objectives.targets(objective, samples.label), samples.label)
@@ -84,9 +85,9 @@ def train(
     _check_products(config, train_data, validation_data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build(config.model)
+        model = build(config.model, train_samples.signals.shape[1])
         mean_scale = objectives.output_scaling(config.objective, train_data.labels)
-        model.fit_scaling(*train_data.features[:3], *mean_scale)
+        model.fit_scaling(*train_data.features[:4], *mean_scale)
         optimiser = torch.optim.AdamW(
             model.parameters(),
             lr=config.learning_rate,
@@ -205,7 +206,7 @@ def _validate(
 
 def _check_products(config: TrainConfig, *parts: _Data) -> None:
     for data in parts:
-        product = data.features[3]
+        product = data.features[4]
         if int(product.min()) < 0 or int(product.max()) >= config.model.products:
             raise QuaverError(
                 f"training: samples name product {int(product.max())}, but the model knows "

@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 
 from actors.raw import partitions
 from actors.store import Store
-from datasets.build import Built, build, build_samples, build_windows
+from datasets.build import Watcher, build, find_todo
 from datasets.loader import load_samples
+from datasets.partition import build_samples, build_windows
 from datasets.recipe import Recipe
 from datasets.samples import Samples
-from datasets.tables import read_windows, stored
+from datasets.tables import read_windows, stored, table_path
 from market.errors import QuaverError
 from market.events import EVENT
 from market.features import Features, features
 from market.labels import labels
-from market.products import product_index, product_of
+from market.products import product, product_index, product_of
+from market.signals import NAMES, SignalsConfig, signals
 from tests.actors.wire import (
     BEAT_NS,
     BTC,
@@ -40,6 +42,20 @@ from tests.helpers import import_into, recording, replay_windows
 RECIPE = Recipe()
 GRIDS = {BTC: ("0.01", "0.00000001")}
 OTHER = "OTHER-EUR"
+
+
+class Told(Watcher):
+    """What a build tells."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, int]] = []
+        self.waited: list[str] = []
+
+    def done(self, one: object, total: int) -> None:
+        self.told.append((one, total))
+
+    def waiting(self, why: str) -> None:
+        self.waited.append(why)
 
 
 def two_days(seconds: int = 480) -> list[bytes]:
@@ -103,6 +119,24 @@ def test_days_built_one_by_one_equal_one_unbroken_partition(tmp_path: Path) -> N
         assert_samples_of(mine, whole[product_id], 0.01)
 
 
+def test_signals_of_days_built_one_by_one_equal_those_of_one_unbroken_partition(
+    tmp_path: Path,
+) -> None:
+    switches = dict.fromkeys(SignalsConfig.__struct_fields__, True)
+    recipe = Recipe(signals=SignalsConfig(**switches))
+    frames, store = two_days(1_200), Store(str(tmp_path))
+    record(store, frames)
+    for stage in (build_windows, lambda s, p, d: build_samples(s, p, d, recipe)):
+        for product_id, day in partitions(store):
+            stage(store, product_id, day)
+    samples = load_samples(store, recipe)
+    for product_id, windows in live_windows(frames).items():
+        mine = samples.select(samples.product == product_index(product_id))
+        wanted = signals(windows, product(product_id), recipe.signals)
+        assert mine.signals.tobytes() == wanted.tobytes()
+        assert wanted.std(axis=0)[: -len(NAMES["time_of_day"])].all()  # They tell of something.
+
+
 def test_every_sample_is_stored_with_its_own_day(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     record(store, two_days(1_200), (BTC,))
@@ -111,7 +145,7 @@ def test_every_sample_is_stored_with_its_own_day(tmp_path: Path) -> None:
             stage(store, product_id, day)
     border = MIDNIGHT_NS // BEAT_NS
     for day, low, high in ((DAYS[0], border - 150, border - 1), (DAYS[1], border, border + 148)):
-        (path,) = (tmp_path / "samples" / f"product={BTC}" / f"day={day}").iterdir()
+        path = tmp_path / table_path("samples", BTC, day)
         beats = pq.read_table(path)["beat"].to_pylist()
         assert low <= beats[0] and beats[-1] == high
 
@@ -176,7 +210,7 @@ def test_a_row_that_no_reader_makes_is_named_with_its_partition(
 
 def test_an_empty_root_says_where_data_comes_from(tmp_path: Path) -> None:
     with pytest.raises(QuaverError, match="import"):
-        build(Store(str(tmp_path)), RECIPE)
+        find_todo(Store(str(tmp_path)), RECIPE)
 
 
 @pytest.mark.ray
@@ -197,8 +231,10 @@ def test_a_real_recording_is_built_and_built_again(tmp_path: Path, ray_local: No
         products=grid,
     )
     record(store, two_days(1_200), (ETH, BTC))
-    told: list[tuple[Built, int]] = []
-    found = build(store, RECIPE, lambda built, total: told.append((built, total)))
+    watcher = Told()
+    outcome = build(store, RECIPE, find_todo(store, RECIPE), watcher)
+    found, told = outcome.built, watcher.told
+    assert outcome.failures == []
 
     todo = partitions(store)
     sampled = [(product_id, day) for product_id, day in todo if product_id != OTHER]
@@ -227,13 +263,17 @@ def test_a_real_recording_is_built_and_built_again(tmp_path: Path, ray_local: No
     assert math.isclose(mine.medians[0, -1], _median(real[BTC], int(mine.beat[0])))
 
     once = files(root, "raw", "windows", "samples")
-    build(store, RECIPE)
+    again = find_todo(store, RECIPE, force=True)
+    assert len(build(store, RECIPE, again).built) == len(found)
     assert files(root, "raw", "windows", "samples") == once
 
     first = next(iter((root / "raw" / f"product={BTC}").rglob("*.parquet")))
     first.write_bytes(b"not what it was")
-    with pytest.raises(QuaverError, match=first.name):
-        build(store, RECIPE)
+    outcome = build(store, RECIPE, find_todo(store, RECIPE, force=True))
+    (failure,) = outcome.failures
+    assert first.name in failure.why
+    assert len(outcome.built) == len(found) - 2  # Nor the samples of that day.
+    assert files(root, "windows", "samples") == {p: d for p, d in once.items() if p[:3] != "raw"}
 
 
 def _median(windows: NDArray[np.void], beat: int) -> float:

@@ -214,6 +214,20 @@ def test_windows_that_cannot_be_are_refused() -> None:
             mids(unsound)
 
 
+def test_day_by_day_is_what_one_partition_gives() -> None:
+    """A day's references are read with the last 68 beats of the day before."""
+    midnight = FIRST + 300
+    beats = FIRST + np.arange(200, 500)
+    for name in ("unbroken", "invalid beats", "missing beats", "both", "starts late"):
+        windows = CASES[name]
+        before, within = windows[windows["beat"] < midnight], windows[windows["beat"] >= midnight]
+        evening = batch(beats[beats < midnight], [before])
+        morning = batch(beats[beats >= midnight], [np.concatenate([before[-68:], within])])
+        whole = batch(beats, [windows])
+        assert np.concatenate([evening, morning]).tobytes() == whole.tobytes()
+    assert whole[:, 3].any() and batch(beats, [CASES["invalid beats"]])[100:168, 3].any()
+
+
 def test_the_largest_prices_are_exact() -> None:
     windows = market(1, 69)
     windows["bid"], windows["ask"] = 2**62 - 2, 2**62 - 1

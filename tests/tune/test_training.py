@@ -15,7 +15,7 @@ from tune.training import train
 
 
 def _model(state):
-    model = build(state.config.model)
+    model = build(state.config.model, 0)
     model.load_state_dict(state.best_weights)
     return model
 
