@@ -118,9 +118,8 @@ _EXTERNAL = _Table(
     "Parquet",
     "whoever has them",
     "News, sentiment and the like, at the path under the root that the configuration names. Rows "
-    "in any order; of two with the same `ns` and `name` the "
-    "later one counts. Further columns are passed over. A file that is in use is replaced as a "
-    "whole, never written into.",
+    "in any order; of two with the same `ns` and `name` the later one counts. Further columns are "
+    "passed over. A file that is in use is replaced as a whole, never written into.",
     EXTERNAL_SCHEMA,
     {
         "ns": ("ns", "since when the value could be read, not what it is about; from 2001 on"),
