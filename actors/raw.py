@@ -8,6 +8,7 @@ that importing the same frames again replaces the same parts; a live one also by
 manifest is the commit point: a part that it does not list does not exist.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -211,10 +212,18 @@ def _split(events: NDArray[np.void], longs: NDArray[np.int64], shorts: NDArray[n
 
 
 def read_session(store: Store, manifest: Manifest, session: Session) -> NDArray[np.void]:
-    """Return a session's events (EVENT[n]); QuaverError if a part is missing or not as listed."""
+    """Return a session's events (EVENT[n]); QuaverError as in `read_parts`."""
+    return joined([words(events) for events in read_parts(store, manifest, session)])
+
+
+def read_parts(store: Store, manifest: Manifest, session: Session) -> Iterator[NDArray[np.void]]:
+    """Yield the events (EVENT[n]) of each part of a session, of which a day may not fit in memory.
+
+    QuaverError at a part that is missing or not as listed.
+    """
     folder = partition_path(manifest.product, manifest.day)
-    parts = [_read_part(store, f"{folder}/{part.name}", part) for part in session.parts]
-    return joined([words(part) for part in parts])
+    for part in session.parts:
+        yield _read_part(store, f"{folder}/{part.name}", part)
 
 
 def read_partition(store: Store, manifest: Manifest) -> NDArray[np.void]:
@@ -252,8 +261,9 @@ def _read_part(store: Store, path: str, part: Part) -> NDArray[np.void]:
         raise QuaverError(
             f"{store.root}/{path} is not what its manifest says (SHA-256 differs); import it again"
         )
-    # One thread: columns are small, and who builds tables runs a task on every core.
-    table = pq.read_table(pa.BufferReader(data), use_threads=False)
+    # One thread: columns are small, and who builds tables runs a task on every core. Not by
+    # `pq.read_table`, which for parts of this size takes twice the time.
+    table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     events = np.empty(table.num_rows, EVENT)
     for name in EVENT.names or ():
         events[name] = table[name].to_numpy()
