@@ -8,8 +8,11 @@ that importing the same frames again replaces the same parts; a live one also by
 manifest is the commit point: a part that it does not list does not exist.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -28,6 +31,7 @@ from market.windows import WindowBuilder
 DAY_NS = 86_400 * 1_000_000_000
 FORMAT = "quaver.raw.3"
 SIMULATED = "simulated"
+_AT_ONCE = 4  # Parts asked of S3, which takes tens of milliseconds to answer.
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 RAW_SCHEMA = pa.schema(
@@ -222,8 +226,8 @@ def read_parts(store: Store, manifest: Manifest, session: Session) -> Iterator[N
     QuaverError at a part that is missing or not as listed.
     """
     folder = partition_path(manifest.product, manifest.day)
-    for part in session.parts:
-        yield _read_part(store, f"{folder}/{part.name}", part)
+    for data in _in_order(store, partial(_read_listed, store, folder), session.parts):
+        yield _decoded(data)
 
 
 def read_partition(store: Store, manifest: Manifest) -> NDArray[np.void]:
@@ -250,7 +254,26 @@ def book_sha256(builder: WindowBuilder) -> str:
     return sha256(b"|".join(np.ascontiguousarray(side).data for side in builder.levels()))
 
 
-def _read_part(store: Store, path: str, part: Part) -> NDArray[np.void]:
+def _in_order(store: Store, read: Callable[[Part], bytes], parts: list[Part]) -> Iterator[bytes]:
+    """Yield what `read` returns of each part; several at once are asked for where that is slow."""
+    if store.is_local:
+        yield from map(read, parts)
+        return
+    waiting: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="parts") as pool:
+        try:
+            for part in parts:
+                waiting.append(pool.submit(read, part))
+                if len(waiting) > _AT_ONCE:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read_listed(store: Store, folder: str, part: Part) -> bytes:
+    path = f"{folder}/{part.name}"
     try:
         data = store.read(path)
     except FileNotFoundError:
@@ -261,6 +284,10 @@ def _read_part(store: Store, path: str, part: Part) -> NDArray[np.void]:
         raise QuaverError(
             f"{store.root}/{path} is not what its manifest says (SHA-256 differs); import it again"
         )
+    return data
+
+
+def _decoded(data: bytes) -> NDArray[np.void]:
     # One thread: columns are small, and who builds tables runs a task on every core. Not by
     # `pq.read_table`, which for parts of this size takes twice the time.
     table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)

@@ -1,5 +1,6 @@
 """A partition alone gives the book that was running, and says so where it does not."""
 
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from actors.raw import (
     partition_path,
     partitions,
     read_manifest,
+    read_parts,
     read_session,
 )
 from actors.store import Store, sha256
@@ -216,6 +218,67 @@ def test_a_day_is_rebuilt_in_the_memory_of_its_parts_not_of_all_its_rows(tmp_pat
     finally:
         tracemalloc.stop()
     assert peak < 5 * at_once * EVENT.itemsize
+
+
+class Remote(Store):
+    """A folder that is read as S3 is, and answers when it is told to."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(str(root))
+        self.is_local = False
+        self._folder = Store(str(root))
+        self.asked: list[str] = []
+        self._changed = threading.Condition()
+
+    def read(self, path: str) -> bytes:
+        with self._changed:
+            self.asked.append(path)
+            self._changed.notify_all()
+        return self._folder.read(path)
+
+    def wait_for(self, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.asked) >= count, timeout=30)
+
+
+def remote(root: Path, spoil: Callable[[Path], object] = Path.exists) -> tuple[Remote, Manifest]:
+    """A root on S3 with a session of seven parts, the fourth of them spoilt."""
+    store = Store(str(root))
+    record(store, [frame for part in over_midnight() for frame in part])
+    manifest = cut(store, DAYS[0], in_parts_of(25))
+    assert len(manifest.sessions[0].parts) == 7
+    spoil(root / partition_path(BTC, DAYS[0]) / "part-changed-0003.parquet")
+    return Remote(root), manifest
+
+
+def test_parts_on_s3_are_asked_for_ahead_a_few_at_once_and_come_in_order(tmp_path: Path) -> None:
+    store, manifest = remote(tmp_path)
+    parts = read_parts(store, manifest, manifest.sessions[0])
+    found = [next(parts)]
+    store.wait_for(5)
+    assert len(store.asked) == 5  # The one that came and four more: memory stays that of a few.
+    found += parts
+    assert len(store.asked) == 7
+    wanted = read_session(Store(str(tmp_path)), manifest, manifest.sessions[0])
+    assert_same_rows(np.concatenate(found), wanted)
+
+
+def test_a_part_on_s3_that_is_missing_or_spoilt_is_named_in_its_turn(tmp_path: Path) -> None:
+    for name, spoil in (("missing", Path.unlink), ("SHA-256", lambda path: path.write_bytes(b""))):
+        store, manifest = remote(tmp_path / name, spoil)
+        parts = read_parts(store, manifest, manifest.sessions[0])
+        assert [len(next(parts)) for _ in range(3)] == [25] * 3
+        with pytest.raises(QuaverError, match=f"part-changed-0003.parquet .*{name}"):
+            next(parts)
+
+
+def test_who_stops_reading_a_session_on_s3_leaves_no_thread_behind(tmp_path: Path) -> None:
+    store, manifest = remote(tmp_path)
+    before = threading.active_count()
+    parts = read_parts(store, manifest, manifest.sessions[0])
+    next(parts)
+    parts.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
 
 
 def test_of_a_book_that_was_not_known_at_the_end_nothing_is_compared(tmp_path: Path) -> None:
