@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from actors.raw import DAY_NS, day_of, partition_path
 from actors.store import Store
+from benchmarks.__main__ import where
 from benchmarks.build_table import Cost, Measured, of_one_more, table_of
 from benchmarks.harness import Result, Table, compare_cpu, report
 from benchmarks.partitions import CHANGES, DAY_BEATS, FIRST_NS, PARTS, Day, a_day, record_day
@@ -62,7 +63,7 @@ def measure() -> tuple[list[Result], Table]:
             cores=os.cpu_count() or 1,
             start_s=start_s,
         )
-        return [*results, *_growth_results(measured)], Table("build", table_of(measured))
+        return [*results, *_growth_results(measured)], Table("build", table_of(measured, where()))
     finally:
         shutil.rmtree(folder)
 

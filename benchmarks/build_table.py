@@ -72,11 +72,13 @@ def projected(measured: Measured, cores: int) -> Projection:
     return Projection(cores, cpu_s / 3600, wall_s / 3600, read_mb_s)
 
 
-def table_of(measured: Measured) -> str:
+def table_of(measured: Measured, where: str) -> str:
     """Return both tables as Markdown, and what they were computed from."""
     growth, one = measured.growth, of_one_more(measured.growth[0], measured.growth[-1])
     still = fixed(growth)
     lines = [
+        where,
+        "",
         f"Growth, partitions of {measured.small:,} level changes, on {measured.cores} cores:",
         "",
         "| partitions | wall, s | CPU, s | CPU of a partition, s | wall of a partition, s |",

@@ -80,7 +80,7 @@ def test_no_number_of_cores_makes_the_driver_faster() -> None:
 
 
 def test_the_tables_of_building_have_a_place_on_the_page() -> None:
-    text = table_of(MEASURED)
+    text = table_of(MEASURED, "Commit abc.")
     assert "| 100 | 52.00 | 81.00 | 0.810 | 0.520 |" in text.splitlines()
     assert "118.8 million beats, 28.6 billion level changes" in text
     assert "| 1 | 0.92 | 55.0 min | 67 |" in text.splitlines()
