@@ -197,10 +197,28 @@ def _write(
     store: Store, name: str, product_id: str, day: str, table: pa.Table, meta: dict[str, str]
 ) -> memoryview:
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(meta), sink, compression="zstd")
+    pq.write_table(
+        table.replace_schema_metadata(meta),
+        sink,
+        compression="zstd",
+        use_dictionary=False,
+        column_encoding=_encodings(table.schema),
+    )
     data = memoryview(sink.getvalue())
     store.write(table_path(name, product_id, day), data)
     return data
+
+
+def _encodings(schema: pa.Schema) -> dict[str, str]:
+    """Numbers byte by byte: smaller than with dictionaries, for a third of the work."""
+    found = {}
+    for field in schema:
+        is_list = pa.types.is_fixed_size_list(field.type)
+        kind = field.type.value_type if is_list else field.type
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            path = f"{field.name}.list.element" if is_list else field.name
+            found[path] = "BYTE_STREAM_SPLIT"
+    return found
 
 
 def _lists(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.raw import read_session
+from actors.raw import read_parts
 from datasets import code_hash
 from datasets.code_hash import code_sha256, reached
 from datasets.partition import samples_code, windows_code
@@ -148,7 +148,7 @@ def test_other_versions_of_the_libraries_change_it(
 def test_what_makes_windows_is_found_and_what_makes_samples_is_not_among_it() -> None:
     names = {name for name, found in reached(windows_of, write_windows).items() if found}
     assert {
-        (read_session.__module__, "_read_part"),
+        (read_parts.__module__, "_decoded"),
         ("market.windows", "_advance"),
         ("market.windows", "WINDOW"),
         ("market.book", "set_level"),
