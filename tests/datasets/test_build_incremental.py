@@ -349,6 +349,7 @@ def test_what_is_changed_back_after_a_kill_is_not_taken_for_current(tmp_path: Pa
         patched.setattr("datasets.partition.finish", lambda *_: (_ for _ in ()).throw(Dead))
         with pytest.raises(Dead):
             build_windows(store, BTC, DAYS[0])
+    assert not store.exists(manifest_path("windows", BTC, DAYS[0]))
     store.write(raw_path(BTC, DAYS[0]), raw)
     run(store)
     assert tables(store) == before
