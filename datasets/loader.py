@@ -9,7 +9,6 @@ from datasets.recipe import Recipe
 from datasets.samples import Samples
 from datasets.tables import read_samples, stored
 from market.errors import QuaverError
-from market.signals import names
 
 
 def load_samples(
@@ -37,9 +36,7 @@ def load_samples(
         bids=_matrix(table, "bids"),
         asks=_matrix(table, "asks"),
         label=_matrix(table, "label"),
-        signals=_matrix(table, "signals")
-        if names(recipe.signals)
-        else np.empty((table.num_rows, 0)),
+        signals=_matrix(table, "signals") if recipe.signal_names else np.empty((table.num_rows, 0)),
     )
 
 

@@ -18,7 +18,6 @@ from market.actions import Action
 from market.book import BUCKETS
 from market.errors import QuaverError
 from market.features import MEDIAN_LAGS, Features
-from market.signals import names
 from market.windows import WINDOW
 
 WINDOWS_FORMAT = "quaver.windows.1"
@@ -112,7 +111,7 @@ def write_samples(
 ) -> memoryview:
     """Write one product and day of samples, with the recipe they were made by; return the bytes."""
     meta = {"format": SAMPLES_FORMAT, "recipe": msgspec.json.encode(recipe).decode()}
-    if columns := names(recipe.signals):
+    if columns := recipe.signal_names:
         meta["signals"] = msgspec.json.encode(columns).decode()
     return _write(store, "samples", product_id, day, table, meta)
 
@@ -153,7 +152,7 @@ def read_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> pa.
             f"samples in {store.root} were made with {made_by}, which is not what the "
             "configuration says; run quaver build again"
         )
-    wanted = names(recipe.signals)
+    wanted = recipe.signal_names
     found = msgspec.json.decode(table.schema.metadata.get(b"signals", b"[]"), type=tuple[str, ...])
     _check_columns(table, where, samples_schema(len(wanted)))
     if found != wanted:
