@@ -14,7 +14,7 @@ from cluster.config import Config
 from cluster.live import trade_simulated
 from cluster.progress import Display
 from cluster.session import ray_session
-from datasets.loader import load_samples
+from datasets.sample_cache import samples_under
 from datasets.splits import split_by_time
 from market.errors import QuaverError
 from serve_app import app
@@ -41,7 +41,7 @@ def run_demo(config: Config, out: Path, console: Console) -> None:
         with display.stage("judge") as stage:
             judged = stages.judge(store, config, _SWEEP, stage)
         with display.stage("serve and trade") as stage:
-            samples = load_samples(store, config.recipe)
+            samples = samples_under(store, config.recipe).open()
             test = samples.select(split_by_time(samples.beat, config.split)["test"])
             live, checked = trade_simulated(config, store, _SWEEP, test, ports, stage)
     note = f"{checked} predictions over HTTP were compared with the model's own: equal."

@@ -20,7 +20,7 @@ from actors.store import Store
 from cluster.config import Config
 from cluster.progress import Stage
 from datasets.imports import Imported, import_capture
-from datasets.loader import load_samples
+from datasets.sample_cache import samples_under
 from datasets.samples import Samples
 from datasets.splits import split_by_time
 from datasets.tables import read_windows, stored
@@ -129,7 +129,8 @@ def collect_simulated(config: Config, store: Store, stage: Stage) -> int:
 
 def sweep(store: Store, config: Config, name: str, resume: bool, stage: Stage) -> SweepResult:
     """Train every variant of the grid on the train split; the best is exported."""
-    samples = load_samples(store, config.recipe)
+    cached = samples_under(store, config.recipe)
+    samples = cached.open(lambda done, of: stage.update(done, of, "copying samples to local disk"))
     splits = split_by_time(samples.beat, config.split)
 
     def show(p: SweepProgress) -> None:
@@ -139,13 +140,12 @@ def sweep(store: Store, config: Config, name: str, resume: bool, stage: Stage) -
 
     stage.update(0, 1, f"{int(samples.labelled.sum()):,} labelled samples")
     return run_sweep(
-        samples,
+        cached,
         splits,
         config.sweep,
         name=name,
         store=store,
         products=PRODUCT_IDS,
-        recipe=config.recipe,
         resume=resume,
         on_progress=show,
     )
@@ -165,14 +165,14 @@ def model_path(store: Store, name: str) -> str:
 def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
     """Score the best model of a sweep on the test split, and trade that split with it."""
     model, _ = load_model(store.read(model_path(store, name)), products=PRODUCT_IDS)
-    samples = load_samples(store, config.recipe)
+    samples = samples_under(store, config.recipe).open()
     splits = split_by_time(samples.beat, config.split)
     check_unseen(store, name, config.recipe, samples, splits)
-    train, test = samples.select(splits["train"]), samples.select(splits["test"])
+    test = samples.select(splits["test"])
     stage.update(1, 4, f"predicting {len(test):,} test samples")
     values = predict(model, test)
     labelled = test.labelled
-    train_label = train.label[train.labelled]
+    train_label = samples.label[splits["train"] & samples.labelled]
     score = (
         evaluate(values[labelled], test.label[labelled], train_label) if labelled.any() else None
     )

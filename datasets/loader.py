@@ -1,4 +1,7 @@
-"""Samples from Parquet into memory: what training and evaluation read."""
+"""Samples from Parquet into memory, a day of a product or all there are."""
+
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -7,7 +10,7 @@ from numpy.typing import NDArray
 from actors.store import Store
 from datasets.recipe import Recipe
 from datasets.samples import Samples
-from datasets.tables import read_samples, stored
+from datasets.tables import decode_samples, stored, table_path
 from market.errors import QuaverError
 
 
@@ -16,33 +19,47 @@ def load_samples(
 ) -> Samples:
     """Return all samples under a root, in order of product and beat, or those of chosen days.
 
-    `chosen` are (product id, day), sorted, each of them stored. QuaverError if there are none, or
-    if they were made by another recipe.
+    For what fits into memory; training maps `datasets.sample_cache` instead. `chosen` are
+    (product id, day), sorted, each of them stored. QuaverError if there are none, or if they were
+    made by another recipe.
     """
-    tables = [
-        read_samples(store, product_id, day, recipe)
-        for product_id, day in (stored(store, "samples") if chosen is None else chosen)
+    if chosen is None:
+        chosen = stored(store, "samples")
+    days = [
+        parse_samples(store, path, store.read(path), recipe)
+        for path in (table_path("samples", *of) for of in chosen)
     ]
-    table = pa.concat_tables(tables) if tables else None
-    if table is None or not table.num_rows:
-        raise QuaverError(
-            f"there are no samples in {store.root}; a sample needs five minutes of unbroken "
-            "recording before its beat (quaver build --help)"
-        )
+    if not sum(map(len, days)):
+        raise no_samples(store)
     return Samples(
-        beat=table["beat"].to_numpy(),
-        product=table["product"].to_numpy(),
-        medians=_matrix(table, "medians"),
-        bids=_matrix(table, "bids"),
-        asks=_matrix(table, "asks"),
-        label=_matrix(table, "label"),
-        signals=_matrix(table, "signals") if recipe.signal_names else np.empty((table.num_rows, 0)),
+        **{
+            column.name: np.concatenate([getattr(day, column.name) for day in days])
+            for column in fields(Samples)
+        }
     )
 
 
-def _matrix(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """A column of lists as [n, width]; rows of nulls are NaN."""
-    column = table[name].combine_chunks()
+def parse_samples(store: Store, path: str, data: bytes, recipe: Recipe) -> Samples:
+    """Return the samples of one file from its bytes; QuaverError as in `load_samples`."""
+    table = decode_samples(data, f"{store.root}/{path}", recipe)
+    columns = {name: _column(table[name]) for name in table.column_names}
+    none = np.empty((table.num_rows, 0))  # Of signals, where the recipe has none.
+    return Samples(**{"signals": none} | columns)
+
+
+def no_samples(store: Store) -> QuaverError:
+    """Return the error that says what samples need."""
+    return QuaverError(
+        f"there are no samples in {store.root}; a sample needs five minutes of unbroken "
+        "recording before its beat (quaver build --help)"
+    )
+
+
+def _column(chunked: pa.ChunkedArray) -> NDArray[Any]:
+    """A column as [n], one of lists as [n, width]; rows of nulls are NaN."""
+    column = chunked.combine_chunks()
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy()
     width = column.type.list_size
     filled = np.full((len(column), width), np.nan)
     present = column.is_valid().to_numpy(zero_copy_only=False)

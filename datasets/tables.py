@@ -139,18 +139,22 @@ def decode_windows(data: bytes, where: str) -> NDArray[np.void]:
 
 
 def read_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> pa.Table:
-    """Return one product and day of samples; QuaverError as from `read_table`.
+    """Return one product and day of samples; QuaverError as from `decode_samples`."""
+    path = table_path("samples", product_id, day)
+    return decode_samples(store.read(path), f"{store.root}/{path}", recipe)
+
+
+def decode_samples(data: bytes, where: str, recipe: Recipe) -> pa.Table:
+    """Return samples from the bytes of `where`; QuaverError as in `decode_table`.
 
     Also if they were made by another recipe, or hold other signals than it names.
     """
-    path = table_path("samples", product_id, day)
-    where = f"{store.root}/{path}"
-    table = _readable(store.read(path), where, SAMPLES_FORMAT)
+    table = _readable(data, where, SAMPLES_FORMAT)
     made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
     if made_by != recipe:
         raise QuaverError(
-            f"samples in {store.root} were made with {made_by}, which is not what the "
-            "configuration says; run quaver build again"
+            f"{where} was made with {made_by}, which is not what the configuration says; "
+            "run quaver build again"
         )
     wanted = recipe.signal_names
     found = msgspec.json.decode(table.schema.metadata.get(b"signals", b"[]"), type=tuple[str, ...])
@@ -163,13 +167,8 @@ def read_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> pa.
     return table
 
 
-def read_table(store: Store, path: str, schema: pa.Schema, version: str) -> pa.Table:
-    """Return a table; QuaverError if the file is broken or of another version."""
-    return decode_table(store.read(path), f"{store.root}/{path}", schema, version)
-
-
 def decode_table(data: bytes, where: str, schema: pa.Schema, version: str) -> pa.Table:
-    """Return the table in the bytes of `where`; QuaverError as in `read_table`."""
+    """Return the table in the bytes of `where`; QuaverError if broken or of another version."""
     table = _readable(data, where, version)
     _check_columns(table, where, schema)
     return table

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.store import Store
+from datasets.batches import Part
 from datasets.recipe import Recipe
 from datasets.samples import Samples
 from market.errors import QuaverError
@@ -76,18 +77,16 @@ def check_unseen(store: Store, name: str, recipe: Recipe, samples: Samples, spli
         )
 
 
-def trained_on(samples: Samples, splits: Splits) -> tuple[Samples, Samples]:
+def trained_on(samples: Samples, splits: Splits) -> tuple[Part, Part]:
     """Return the labelled samples of train and of validation."""
-    train, validation = (
-        samples.select(splits[part] & samples.labelled) for part in ("train", "validation")
-    )
-    return train, validation
+    return Part.of(samples, splits["train"]), Part.of(samples, splits["validation"])
 
 
-def digest(*parts: Samples) -> str:
+def digest(*parts: Part) -> str:
     """Return the SHA-256 of whose beats these are and of their labels, the parts in order."""
     found = hashlib.sha256()
     for part in parts:
-        for column in (part.beat, part.product, part.label):
-            found.update(np.ascontiguousarray(column).tobytes())
+        for name in ("beat", "product", "label"):
+            for values in part.column(name):
+                found.update(values)
     return found.hexdigest()

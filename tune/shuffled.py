@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from datasets.recipe import Recipe
 from datasets.samples import Samples
 from datasets.splits import SPLITS
-from market.actions import Action
 from market.features import LOOKBACK_BEATS
 from market.labels import advantage
 from tune.bootstrap import BLOCK_BEATS, Interval, block_bootstrap

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from ray import tune as ray_tune
 
 from actors.store import Store
-from datasets.recipe import Recipe
-from datasets.samples import Samples
+from datasets.sample_cache import CachedSamples
 from market.errors import QuaverError
 from tune.checkpoint import MODEL_FILE, ModelMeta, export, load_state
 from tune.config import SweepConfig, Variant, variants
@@ -67,14 +65,13 @@ OnProgress = Callable[[SweepProgress], None]
 
 
 def run_sweep(
-    samples: Samples,
+    samples: CachedSamples,
     splits: Splits,
     config: SweepConfig,
     *,
     name: str,
     store: Store,
     products: tuple[str, ...],
-    recipe: Recipe,
     resume: bool = False,
     on_progress: OnProgress | None = None,
 ) -> SweepResult:
@@ -83,28 +80,28 @@ def run_sweep(
     The best trial is the one with the highest validation value captured in any epoch, that epoch's
     weights are exported; the validation loss would not do, as objectives have different ones.
     `splits` has masks of `samples` under `train` and `validation`; `products` are the universe's
-    ids by index; `recipe` is what the samples were made by. With
-    `resume` the sweep of this name goes on, finished epochs are kept and finished trials not run
-    again. QuaverError where the name is taken or unknown, another config or other data are given,
-    or a trial failed or was interrupted.
+    ids by index. With `resume` the sweep of this name goes on, finished epochs are kept and
+    finished trials not run again. QuaverError where the name is taken or unknown, another config or
+    other data are given, or a trial failed or was interrupted.
     """
     grid = variants(config)
     _check(config, grid, name, products)
-    train_samples, validation_samples = trained_on(samples, splits)
+    train_part, validation_part = trained_on(samples.open(), splits)
     identity = Identity(
         config=config,
         products=products,
-        trained=tuple(products[i] for i in np.unique(train_samples.product)),
-        recipe=recipe,
-        data_sha256=digest(train_samples, validation_samples),
+        trained=tuple(products[i] for i in train_part.products()),
+        recipe=samples.recipe,
+        data_sha256=digest(train_part, validation_part),
     )
     begin(store, name, identity, resume)
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
             run_trial,
             configs={variant.name: variant.train for variant in grid},
-            train_samples=train_samples,
-            validation_samples=validation_samples,
+            samples=samples,
+            train_rows=train_part.rows,
+            validation_rows=validation_part.rows,
         ),
         config.trial_resources,
     )

@@ -5,7 +5,6 @@ a state holds everything else, so a run that resumes ends where an undisturbed o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -13,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.batches import Batches, Part
 from datasets.samples import Samples
 from market.errors import QuaverError
 from tune import evaluate, objectives
 from tune.checkpoint import TrainState, load_state
 from tune.config import TrainConfig
 from tune.models import SeedModel, build
-from tune.objectives import Objective
 
 
 class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,37 +36,14 @@ class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 OnEpoch = Callable[[EpochMetrics, TrainState], None]
 
-
-@dataclass(frozen=True)
-class _Data:
-    """Samples as tensors: copies, because what Ray shares between trials is read-only."""
-
-    features: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-    targets: Tensor
-    labels: np.ndarray
-
-    @classmethod
-    def of(cls, samples: Samples, objective: Objective, role: str) -> "_Data":
-        samples = samples.select(samples.labelled)
-        if not len(samples):
-            raise QuaverError(f"training: no labelled {role} samples; use a longer recording")
-        # Prices stay f64 until their ratio is taken; shares lose nothing that matters as f32.
-        features = (
-            torch.from_numpy(np.array(samples.medians, dtype=np.float64)),
-            torch.from_numpy(np.array(samples.bids, dtype=np.float32)),
-            torch.from_numpy(np.array(samples.asks, dtype=np.float32)),
-            torch.from_numpy(np.array(samples.signals, dtype=np.float32)),
-            torch.from_numpy(np.array(samples.product, dtype=np.int64)),
-        )
-        return cls(features, objectives.targets(objective, samples.label), samples.label)
-
-    def batch(self, rows: Tensor | slice) -> tuple[tuple[Tensor, ...], Tensor]:
-        return tuple(column[rows] for column in self.features), self.targets[rows]
+# Scaling is fitted on at most so many rows of train, from 512 places in it: what decides is that
+# inputs are of the order of one, and a set that memory does not hold is not read for more.
+SCALING_ROWS = 1 << 17
 
 
 def train(
-    train_samples: Samples,
-    validation_samples: Samples,
+    train_part: Part,
+    validation_part: Part,
     config: TrainConfig,
     *,
     resume_from: Path | None = None,
@@ -75,19 +51,20 @@ def train(
 ) -> TrainState:
     """Train to `config.epochs` and return the last state, which also holds the best weights.
 
-    Samples without labels are left out. The best epoch is the one with the highest validation value
-    captured, the first of equals. `on_epoch` is called after each epoch; the state it gets is valid
-    only during the call. `resume_from` is a directory of `checkpoint.save_state` whose config may
-    differ in `epochs` only. QuaverError where the loss is no longer finite.
+    Samples are read batch by batch, never all at once. The best epoch is the one with the highest
+    validation value captured, the first of equals. `on_epoch` is called after each epoch; the state
+    it gets is valid only during the call. `resume_from` is a directory of `checkpoint.save_state`
+    whose config may differ in `epochs` only. QuaverError where the loss is no longer finite.
     """
-    train_data = _Data.of(train_samples, config.objective, "train")
-    validation_data = _Data.of(validation_samples, config.objective, "validation")
-    _check_products(config, train_data, validation_data)
+    for name, part in (("train", train_part), ("validation", validation_part)):
+        if not len(part):
+            raise QuaverError(f"training: no labelled {name} samples; use a longer recording")
+        _check_products(config, part)
+    batches = Batches(train_part, config.batch_size, config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build(config.model, train_samples.signals.shape[1])
-        mean_scale = objectives.output_scaling(config.objective, train_data.labels)
-        model.fit_scaling(*train_data.features[:4], *mean_scale)
+        model = build(config.model, train_part.samples.signals.shape[1])
+        _fit_scaling(model, Batches(train_part, SCALING_ROWS, config.seed), config)
         optimiser = torch.optim.AdamW(
             model.parameters(),
             lr=config.learning_rate,
@@ -98,8 +75,8 @@ def train(
         if resume_from is not None:
             state = _resumed(resume_from, config, model, optimiser)
         for epoch in range(state.epoch + 1, config.epochs + 1):
-            train_loss = _train_epoch(model, optimiser, train_data, config, epoch)
-            metrics = _validate(model, validation_data, train_loss, state, epoch)
+            train_loss = _train_epoch(model, optimiser, batches, config, epoch)
+            metrics = _validate(model, validation_part, train_loss, state, epoch)
             state = _advanced(state, metrics, model, optimiser)
             if on_epoch is not None:
                 on_epoch(metrics, state)
@@ -150,53 +127,76 @@ def _advanced(
     )
 
 
+def _fit_scaling(model: SeedModel, batches: Batches, config: TrainConfig) -> None:
+    samples = next(batches.epoch(0))  # Training begins with epoch 1.
+    scaling = objectives.output_scaling(config.objective, samples.label)
+    model.fit_scaling(*features_of(samples)[:4], *scaling)
+
+
+def features_of(samples: Samples) -> tuple[Tensor, ...]:
+    """Return the inputs of a model from a batch of samples, which must be writable.
+
+    Prices stay f64 until their ratio is taken; shares lose nothing that matters as f32.
+    """
+    return (
+        torch.from_numpy(samples.medians),
+        torch.from_numpy(samples.bids).float(),
+        torch.from_numpy(samples.asks).float(),
+        torch.from_numpy(samples.signals).float(),
+        torch.from_numpy(samples.product).long(),
+    )
+
+
 def _train_epoch(
     model: SeedModel,
     optimiser: torch.optim.Optimizer,
-    data: _Data,
+    batches: Batches,
     config: TrainConfig,
     epoch: int,
 ) -> float:
     model.train()
-    order = np.random.default_rng((config.seed, epoch)).permutation(len(data.labels))
-    total = 0.0
-    for rows in torch.from_numpy(order).split(config.batch_size):
-        features, wanted = data.batch(rows)
+    total, rows = 0.0, 0
+    for batch in batches.epoch(epoch):
+        wanted = objectives.targets(config.objective, batch.label)
         optimiser.zero_grad(set_to_none=True)
-        loss = objectives.loss(config.objective, model(*features), wanted, model.output_scale)
+        outputs = model(*features_of(batch))
+        loss = objectives.loss(config.objective, outputs, wanted, model.output_scale)
         loss.backward()
         optimiser.step()
-        total += float(loss.detach()) * len(rows)
+        total += float(loss.detach()) * len(batch)
+        rows += len(batch)
     if not np.isfinite(total):
         raise QuaverError(
             f"training: the loss is not finite in epoch {epoch}; lower learning_rate "
             f"({config.learning_rate})"
         )
-    return total / len(order)
+    return total / rows
 
 
 def _validate(
-    model: SeedModel, data: _Data, train_loss: float, state: TrainState, epoch: int
+    model: SeedModel, part: Part, train_loss: float, state: TrainState, epoch: int
 ) -> EpochMetrics:
     model.eval()
-    parts = []
+    objective = state.config.objective
+    sums = np.zeros(4)
     with torch.inference_mode():
-        for start in range(0, len(data.labels), evaluate.BATCH):
-            features, _ = data.batch(slice(start, start + evaluate.BATCH))
-            parts.append(model(*features))
-        outputs = torch.cat(parts)
-        objective = state.config.objective
-        loss = float(objectives.loss(objective, outputs, data.targets, model.output_scale))
-    if not np.isfinite(loss):
-        raise QuaverError(f"training: the validation loss is not finite in epoch {epoch}")
-    chosen = evaluate.choices(outputs.double().numpy())
-    value_bps, oracle_bps = evaluate.captured(chosen, data.labels)
+        for batch in part.in_order(evaluate.BATCH):
+            outputs = model(*features_of(batch))
+            wanted = objectives.targets(objective, batch.label)
+            loss = float(objectives.loss(objective, outputs, wanted, model.output_scale))
+            if not np.isfinite(loss):
+                raise QuaverError(f"training: the validation loss is not finite in epoch {epoch}")
+            chosen = evaluate.choices(outputs.double().numpy())
+            right = evaluate.accuracy(chosen, batch.label)
+            means = (loss, right, *evaluate.captured(chosen, batch.label))
+            sums += np.multiply(means, len(batch))
+    loss, right, value_bps, oracle_bps = (sums / len(part)).tolist()
     is_best = value_bps > state.best_value_bps
     return EpochMetrics(
         epoch=epoch,
         train_loss=train_loss,
         validation_loss=loss,
-        validation_accuracy=evaluate.accuracy(chosen, data.labels),
+        validation_accuracy=right,
         validation_value_bps=value_bps,
         validation_value_fraction=evaluate.fraction(value_bps, oracle_bps),
         best_value_bps=value_bps if is_best else state.best_value_bps,
@@ -204,11 +204,10 @@ def _validate(
     )
 
 
-def _check_products(config: TrainConfig, *parts: _Data) -> None:
-    for data in parts:
-        product = data.features[4]
-        if int(product.min()) < 0 or int(product.max()) >= config.model.products:
-            raise QuaverError(
-                f"training: samples name product {int(product.max())}, but the model knows "
-                f"{config.model.products} products"
-            )
+def _check_products(config: TrainConfig, part: Part) -> None:
+    found = part.products()
+    if found[0] < 0 or found[-1] >= config.model.products:
+        raise QuaverError(
+            f"training: samples name product {found[-1]}, but the model knows "
+            f"{config.model.products} products"
+        )

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow.fs
 import torch
+from numpy.typing import NDArray
 from ray import tune as ray_tune
 
-from datasets.samples import Samples
+from datasets.batches import Part
+from datasets.sample_cache import CachedSamples
 from tune.checkpoint import STATE_FILE, TrainState, save_state
 from tune.config import TrainConfig
 from tune.training import EpochMetrics, train
@@ -19,11 +22,16 @@ from tune.training import EpochMetrics, train
 def run_trial(
     params: dict[str, Any],
     configs: dict[str, TrainConfig],
-    train_samples: Samples,
-    validation_samples: Samples,
+    samples: CachedSamples,
+    train_rows: NDArray[np.int64],
+    validation_rows: NDArray[np.int64],
 ) -> None:
-    """Train one variant in a Ray worker, from the trial's checkpoint if there is one."""
+    """Train one variant in a Ray worker, from the trial's checkpoint if there is one.
+
+    All trials on a machine map the same files; rows come out of Ray's memory, which they share too.
+    """
     torch.set_num_threads(1)
+    opened = samples.open()
     with contextlib.ExitStack() as stack:
         resume_from = None
         checkpoint = ray_tune.get_checkpoint()
@@ -32,8 +40,8 @@ def run_trial(
         if checkpoint is not None:
             resume_from = Path(stack.enter_context(checkpoint.as_directory()))
         train(
-            train_samples,
-            validation_samples,
+            Part(opened, train_rows),
+            Part(opened, validation_rows),
             configs[params["variant"]],
             resume_from=resume_from,
             on_epoch=_report,

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from datasets.batches import Part
 from datasets.recipe import Recipe
 from market.actions import Fees
 from market.errors import QuaverError
@@ -20,9 +21,8 @@ PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 
 @pytest.fixture
 def exported(make_samples, small) -> tuple[bytes, ModelMeta, dict[str, torch.Tensor]]:
-    state = train(
-        make_samples(300), make_samples(100, seed=3), msgspec.structs.replace(small, epochs=1)
-    )
+    parts = (Part.of(make_samples(300)), Part.of(make_samples(100, seed=3)))
+    state = train(*parts, msgspec.structs.replace(small, epochs=1))
     meta = ModelMeta(
         trained=("BTC-USD",),
         model=small.model,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.batches import Part
 from datasets.recipe import Recipe
 from datasets.samples import Samples
 from market.errors import QuaverError
@@ -54,7 +55,7 @@ def test_what_only_a_signal_tells_is_learnt(with_signals, small) -> None:
     parts = [with_signals(n, seed) for n, seed in ((3000, 1), (500, 2), (1000, 3))]
     captured = []
     for train_samples, validation, held_out in (parts, [without(part) for part in parts]):
-        state = train(train_samples, validation, small)
+        state = train(Part.of(train_samples), Part.of(validation), small)
         model = build(small.model, held_out.signals.shape[1])
         model.load_state_dict(state.best_weights)
         chosen = evaluate.choices(evaluate.predict(model, held_out))

@@ -16,11 +16,16 @@ from ray import tune as ray_tune
 
 from actors.store import Store
 from datasets.recipe import Recipe
+from datasets.sample_cache import CachedSamples, samples_under
+from datasets.samples import Samples
 from datasets.splits import split_by_time
+from datasets.tables import samples_table, write_samples
 from market.actions import Fees
 from market.errors import QuaverError
+from market.features import Features
 from tune.checkpoint import load_model, load_state
 from tune.config import SweepConfig, variants
+from tune.run_folder import trained_on
 from tune.sweep import run_sweep
 from tune.training import train
 from tune.trial import newest
@@ -33,23 +38,34 @@ HORIZON = 30
 RECIPE = Recipe(fees=Fees(taker_bps=7.0), horizon_beats=HORIZON)
 
 
+def under(root: Path, samples: Samples, recipe: Recipe = RECIPE) -> CachedSamples:
+    """Write samples as `quaver build` does, one day of each product."""
+    store = Store(str(root))
+    for index, product_id in enumerate(PRODUCTS):
+        mine = samples.select(samples.product == index)
+        features = Features(mine.beat, mine.medians, mine.bids, mine.asks)
+        table = samples_table(features, index, mine.label)
+        write_samples(store, product_id, "2026-08-09", table, recipe)
+    return samples_under(store, recipe)
+
+
 @pytest.fixture
-def sweep(make_samples, small, tmp_path) -> dict:
+def sweep(make_samples, small, tmp_path, tmp_path_factory) -> dict:
     """Return the arguments of a sweep of two trials and two epochs."""
     samples = make_samples(2000)
     samples.label[::10] = np.nan
+    cached = under(tmp_path_factory.mktemp("data"), samples)
     config = SweepConfig(
         train=msgspec.structs.replace(small, epochs=2),
         grid={"objective": ["mse", "bce"]},
         max_failures=0,
     )
     return {
-        "samples": samples,
-        "splits": split_by_time(samples.beat),
+        "samples": cached,
+        "splits": split_by_time(cached.open().beat),
         "config": config,
         "name": "grid",
         "products": PRODUCTS,
-        "recipe": RECIPE,
         "store": Store(str(tmp_path)),
     }
 
@@ -134,7 +150,7 @@ def test_checkpoints_scalars_table_and_best_model(ray_local, sweep, tmp_path, ca
     assert meta.recipe == RECIPE
 
 
-def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, tmp_path) -> None:
+def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_path) -> None:
     epochs = 8
     train_config = msgspec.structs.replace(sweep["config"].train, epochs=epochs)
     sweep["config"] = msgspec.structs.replace(sweep["config"], train=train_config)
@@ -154,7 +170,8 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, tmp_path) -> None:
     with pytest.raises(QuaverError, match=r"exists; .*--resume"):
         run_sweep(**sweep)
     other = msgspec.structs.replace(sweep["config"], max_failures=1)
-    for change in ({"config": other}, {"recipe": Recipe()}):
+    foreign = under(tmp_path / "foreign", make_samples(2000), Recipe())
+    for change in ({"config": other}, {"samples": foreign}):
         with pytest.raises(QuaverError, match="another configuration, universe, recipe"):
             run_sweep(**{**sweep, **change}, resume=True)
 
@@ -163,16 +180,13 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, tmp_path) -> None:
     # A trial may have stored one epoch that Tune had not heard of yet.
     assert progress[0].finished_epochs >= before - len(NAMES)
     assert progress[-1].finished_epochs == 2 * epochs
-    train_part, validation_part = (
-        sweep["samples"].select(sweep["splits"][part]) for part in ("train", "validation")
-    )
+    parts = trained_on(sweep["samples"].open(), sweep["splits"])
     for row, variant in zip(result.trials, variants(sweep["config"]), strict=True):
         steps = [step for step, _ in _scalars(folder / row.name, "train_loss")]
         assert sorted(set(steps)) == list(range(1, epochs + 1))
         undisturbed = []
         state = train(
-            train_part,
-            validation_part,
+            *parts,
             variant.train,
             on_epoch=lambda metrics, _, into=undisturbed: into.append(metrics),
         )
@@ -184,16 +198,19 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, tmp_path) -> None:
     assert run_sweep(**sweep, resume=True) == result  # Finished: nothing is left to do.
 
 
-def test_failed_trial_is_named_and_can_be_resumed(ray_local, sweep, tmp_path) -> None:
+def test_failed_trial_is_named_and_can_be_resumed(ray_local, sweep, make_samples, tmp_path) -> None:
     sweep["config"] = msgspec.structs.replace(sweep["config"], grid={"objective": ["mse"]})
-    medians = sweep["samples"].medians.copy()
-    sweep["samples"].medians[:] = np.nan
+    samples = make_samples(2000)
+    medians = samples.medians.copy()
+    samples.medians[:] = np.nan
+    sweep["samples"] = under(tmp_path / "data", samples)
     message = _stopped(**sweep)
     assert re.search("1 of 1 trials of grid failed, first 00_mse: .*not finite", message)
     log = tmp_path / "runs" / "grid" / "00_mse" / "error.txt"
     assert str(log) in message
     assert "not finite" in log.read_text()
-    sweep["samples"].medians[:] = medians
+    samples.medians[:] = medians
+    sweep["samples"] = under(tmp_path / "data", samples)
     result = run_sweep(**sweep, resume=True)
     assert [row.metrics.epoch for row in result.trials] == [2]
 

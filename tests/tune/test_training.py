@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.batches import Part
 from market.errors import QuaverError
+from tune import training
 from tune.checkpoint import load_state, save_state
 from tune.evaluate import evaluate, predict
 from tune.models import build
-from tune.training import train
+
+
+def train(train_samples, validation_samples, config, **options):
+    parts = (Part.of(samples) for samples in (train_samples, validation_samples))
+    return training.train(*parts, config, **options)
 
 
 def _model(state):
