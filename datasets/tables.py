@@ -18,7 +18,6 @@ from market.actions import Action
 from market.book import BUCKETS
 from market.errors import QuaverError
 from market.features import MEDIAN_LAGS, Features
-from market.signals import names
 from market.windows import WINDOW
 
 WINDOWS_FORMAT = "quaver.windows.1"
@@ -112,7 +111,7 @@ def write_samples(
 ) -> memoryview:
     """Write one product and day of samples, with the recipe they were made by; return the bytes."""
     meta = {"format": SAMPLES_FORMAT, "recipe": msgspec.json.encode(recipe).decode()}
-    if columns := names(recipe.signals):
+    if columns := recipe.signal_names:
         meta["signals"] = msgspec.json.encode(columns).decode()
     return _write(store, "samples", product_id, day, table, meta)
 
@@ -157,7 +156,7 @@ def decode_samples(data: bytes, where: str, recipe: Recipe) -> pa.Table:
             f"{where} was made with {made_by}, which is not what the configuration says; "
             "run quaver build again"
         )
-    wanted = names(recipe.signals)
+    wanted = recipe.signal_names
     found = msgspec.json.decode(table.schema.metadata.get(b"signals", b"[]"), type=tuple[str, ...])
     _check_columns(table, where, samples_schema(len(wanted)))
     if found != wanted:
