@@ -1,7 +1,7 @@
 """`quaver`: one command per stage of the pipeline, and `demo`, which runs them all.
 
-Exit codes: 0 done, 1 something the user can mend (one line says what), 2 a check failed (`health`),
-130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 something the user can mend (one line says what), 2 a check failed (`health`,
+`check-leakage`), 130 stopped by Ctrl-C.
 """
 
 import signal

@@ -24,6 +24,7 @@ from datasets.recipe import Recipe
 from market.actions import Fees
 from market.errors import QuaverError
 from market.products import UNIVERSE, Product, product
+from market.signals import SignalsConfig
 from market.trader import TraderConfig
 from sim.flow import FlowConfig
 from tune.config import SweepConfig, TrainConfig, variants
@@ -114,6 +115,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         str, msgspec.Meta(min_length=1, description="`local` starts a Ray for this command")
     ] = "local"
     fees: Fees = Fees()
+    signals: SignalsConfig = SignalsConfig()
     split: Annotated[
         tuple[_Share, _Share, _Share],
         msgspec.Meta(description="shares of the beats for train, validation and test"),
@@ -131,7 +133,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def recipe(self) -> Recipe:
         """What samples are made by."""
-        return Recipe(fees=self.fees)
+        return Recipe(fees=self.fees, signals=self.signals)
 
 
 def load_config(path: Path | None, overrides: list[str]) -> Config:

@@ -102,7 +102,7 @@ def run_serve(config: Config, store: Store, name: str, record: bool, console: Co
     if meta.recipe != config.recipe:
         raise QuaverError(
             f"the model of sweep {name} was trained for {meta.recipe}, the configuration says "
-            f"{config.recipe}; set [fees] as they were, or sweep again"
+            f"{config.recipe}; set [fees] and [signals] as they were, or sweep again"
         )
     wanted = config.demo.products if config.feed_url == SIMULATED else config.products
     if not (traded := tuple(p for p in wanted if p in meta.trained)):
@@ -178,12 +178,13 @@ def _check_predictions(url: str, store: Store, name: str, test: Samples) -> int:
     asked = test.select(mask)
     body = {
         "samples": [
-            {"product": PRODUCT_IDS[p], "medians": m, "bids": b, "asks": a}
-            for p, m, b, a in zip(
+            {"product": PRODUCT_IDS[p], "medians": m, "bids": b, "asks": a, "signals": s}
+            for p, m, b, a, s in zip(
                 asked.product.tolist(),
                 asked.medians.tolist(),
                 asked.bids.tolist(),
                 asked.asks.tolist(),
+                asked.signals.tolist(),
                 strict=True,
             )
         ]

@@ -1,4 +1,7 @@
-"""The commands from recordings to trading: demo, build, sweep, report, serve, show-config."""
+"""The commands from recordings to trading.
+
+Demo, build, check-leakage, sweep, report, serve, show-config.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cluster.options import (
+    CheckFailed,
     ConfigOption,
     DataOption,
     NameOption,
@@ -77,6 +81,49 @@ def build(
     from cluster.config import load_config
 
     run_build(load_config(config, set_ or []), Store(data), products, days, force, console)
+
+
+@app.command("check-leakage")
+def check_leakage(
+    data: DataOption,
+    beats: Annotated[
+        int, typer.Option("--beats", min=1, help="random beats, spread over products and days")
+    ] = 64,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="same seed, same beats")] = 1,
+    products: Annotated[
+        str | None,
+        typer.Option("--products", help="only these, e.g. BTC-USD,ETH-USD; default: all"),
+    ] = None,
+    days: Annotated[
+        str | None,
+        typer.Option(
+            "--days",
+            help="only these UTC days, e.g. 2026-08-09,2026-08-10 or 2026-08-01..2026-08-31",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Check that nothing which is stored of a beat knows what came after it.
+
+    At random beats the raw rows after the beat are cut off, then replaced by others, and windows
+    and samples are rebuilt: up to the beat they must be what is stored, labels up to a horizon
+    before. Labels must not depend on what was before their beat either.
+
+    Then labels are shuffled: a model trained on them must earn nothing by its choice of time. Last,
+    no sample's windows may cross a border between train, validation and test.
+
+    Exits with 2 if something leaks. What is not found at these beats may be found at others: give
+    another --seed, or more --beats. Runs in this process, without Ray.
+    """
+    from actors.store import Store
+    from cluster.config import load_config
+    from cluster.leakage import run_check
+
+    chosen = load_config(config, set_ or [])
+    if not run_check(chosen, Store(data), products, days, beats, seed, as_json, console):
+        raise CheckFailed
 
 
 @app.command()

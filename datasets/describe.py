@@ -5,7 +5,7 @@ writes by; a column that nobody described, or that is gone, stops it.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import msgspec
 import pyarrow as pa
@@ -15,6 +15,7 @@ from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, WINDOWS_FORMAT, WIND
 from market.actions import Action
 from market.events import Kind, Reason
 from market.features import MEDIAN_LAGS
+from market.signals import NAMES, SignalsConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "data.md"
 _BUCKETS = "lots in each 0.1 % bucket from the median when the beat ends, nearest first"
@@ -90,7 +91,7 @@ _TABLES = (
         SAMPLES_FORMAT,
         "`quaver build`",
         "One row per beat k whose beats k-68 .. k are valid. The file's metadata holds the recipe "
-        "(fees, horizon) that the labels assume.",
+        "(fees, horizon, signals) that they were made by.",
         SAMPLES_SCHEMA,
         {
             "beat": ("4 s", "k, when the features are known: at the end of the beat"),
@@ -172,12 +173,29 @@ def page() -> str:
             null = " or null" if field.nullable else ""
             lines.append(f"| `{field.name}` | {_type(field.type)}{null} | {unit} | {meaning} |")
         lines.append("")
+    lines += _signals()
     lines += ["## The raw manifest", "JSON beside the parts: what makes them part of the data.\n"]
     for struct, (title, meanings) in _MANIFEST.items():
         _check(title, list(struct.__struct_fields__), list(meanings))
         lines += [f"| {title} | meaning |", "| --- | --- |"]
         lines += [f"| `{name}` | {meaning} |" for name, meaning in meanings.items()] + [""]
     return "\n".join(lines)
+
+
+def _signals() -> list[str]:
+    """The columns of the list `signals`, by the switch that asks for them."""
+    hints = get_type_hints(SignalsConfig, include_extras=True)
+    lines = [
+        "With signals, samples have one more column, `signals`: a fixed-size list of doubles, the "
+        "columns of each switch in `[signals]` that is on, in this order. Their names are in the "
+        "file's metadata, their formulas in `market/signals.py`.\n",
+        "| switch | columns | meaning |",
+        "| --- | --- | --- |",
+    ]
+    for switch, own in NAMES.items():
+        columns = ", ".join(f"`{name}`" for name in own)
+        lines.append(f"| `{switch}` | {columns} | {hints[switch].__metadata__[0].description} |")
+    return [*lines, ""]
 
 
 def _type(kind: pa.DataType) -> str:

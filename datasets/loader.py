@@ -3,7 +3,6 @@
 from dataclasses import fields
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -11,19 +10,25 @@ from numpy.typing import NDArray
 from actors.store import Store
 from datasets.recipe import Recipe
 from datasets.samples import Samples
-from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, decode_table, stored, table_path
+from datasets.tables import decode_samples, stored, table_path
 from market.errors import QuaverError
 
 
-def load_samples(store: Store, recipe: Recipe) -> Samples:
-    """Return all samples under a root, in order of product and beat.
+def load_samples(
+    store: Store, recipe: Recipe, chosen: list[tuple[str, str]] | None = None
+) -> Samples:
+    """Return all samples under a root, in order of product and beat, or those of chosen days.
 
-    For what fits into memory; training maps `datasets.sample_cache` instead. QuaverError if there
-    are none, or if they were made by another recipe.
+    For what fits into memory; training maps `datasets.sample_cache` instead. `chosen` are (product
+    id, day), sorted, each of them stored. QuaverError if there are none, or if they were made by
+    another recipe.
     """
     days = [
         parse_samples(store, path, store.read(path), recipe)
-        for path in (table_path("samples", *of) for of in stored(store, "samples"))
+        for path in (
+            table_path("samples", *of)
+            for of in (stored(store, "samples") if chosen is None else chosen)
+        )
     ]
     if not sum(map(len, days)):
         raise no_samples(store)
@@ -37,14 +42,9 @@ def load_samples(store: Store, recipe: Recipe) -> Samples:
 
 def parse_samples(store: Store, path: str, data: bytes, recipe: Recipe) -> Samples:
     """Return the samples of one file from its bytes; QuaverError as in `load_samples`."""
-    table = decode_table(data, f"{store.root}/{path}", SAMPLES_SCHEMA, SAMPLES_FORMAT)
-    made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
-    if made_by != recipe:
-        raise QuaverError(
-            f"samples in {store.root} were made with {made_by}, which is not what the "
-            "configuration says; run quaver build again"
-        )
-    return Samples(**{name: _column(table[name]) for name in table.column_names})
+    table = decode_samples(data, store.root, path, recipe)
+    columns = {name: _column(table[name]) for name in table.column_names}
+    return Samples(**{"signals": np.empty((table.num_rows, 0)), **columns})
 
 
 def no_samples(store: Store) -> QuaverError:

@@ -31,7 +31,8 @@ from datasets.tables import (
 from market.errors import QuaverError
 from market.features import LOOKBACK_BEATS, features
 from market.labels import labels
-from market.products import product_index
+from market.products import Product, product_index
+from market.signals import signals
 from market.windows import BEAT_NS, WINDOW
 
 
@@ -120,7 +121,7 @@ def build_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> Bu
         if len(within)
         else [within]
     )
-    table = samples_of(windows, product_id, day, raw.listed.tick, recipe)
+    table = samples_of(windows, raw.listed, day, recipe)
     labelled = table.num_rows - table["label"].null_count
     begin(store, "samples", product_id, day)
     data = write_samples(store, product_id, day, table, recipe)
@@ -129,7 +130,7 @@ def build_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> Bu
         table="samples",
         product=product_id,
         day=day,
-        inputs_sha256=samples_inputs(product_id, day, raw.quote_increment, hashes, recipe),
+        inputs_sha256=samples_inputs(raw, hashes, recipe),
         code_sha256=samples_code(),
         rows=table.num_rows,
         valid=labelled,
@@ -142,20 +143,19 @@ def build_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> Bu
     )
 
 
-def samples_of(
-    windows: NDArray[np.void], product_id: str, day: str, tick: float, recipe: Recipe
-) -> pa.Table:
+def samples_of(windows: NDArray[np.void], listed: Product, day: str, recipe: Recipe) -> pa.Table:
     """Return the samples of a day; `windows` (WINDOW[n]) reach over both of its midnights."""
-    index = product_index(product_id)
+    index = product_index(listed.id)
     if index is None:
-        raise QuaverError(f"{product_id} is not in the universe: models know no such product")
+        raise QuaverError(f"{listed.id} is not in the universe: models know no such product")
     start_ns = day_start_ns(day)
-    found = features(windows, tick)
+    found = features(windows, listed.tick)
     first, last = start_ns // BEAT_NS, (start_ns + DAY_NS) // BEAT_NS
     mine = (found.beats >= first) & (found.beats < last)
     kept = type(found)(*(column[mine] for column in found))
     label = labels(windows, recipe.fees, recipe.horizon_beats)
-    return samples_table(kept, index, label[np.searchsorted(windows["beat"], kept.beats)])
+    label = label[np.searchsorted(windows["beat"], kept.beats)]
+    return samples_table(kept, index, label, signals(windows, listed, recipe.signals)[mine])
 
 
 def _read_windows(store: Store, product_id: str, day: str) -> tuple[NDArray[np.void], str | None]:

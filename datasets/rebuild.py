@@ -23,7 +23,15 @@ def windows_of(store: Store, manifest: Manifest) -> NDArray[np.void]:
         except ValueError as e:
             raise QuaverError(f"{_of(store, manifest)}: {e}") from None
         _check_book(store, manifest, session, builder)
-    windows = np.concatenate(found)
+    return one_per_beat(found)
+
+
+def one_per_beat(sessions: list[NDArray[np.void]]) -> NDArray[np.void]:
+    """Return the windows of several sessions (each WINDOW[n], at least one) as `windows_of` has it.
+
+    `sessions` are in order of their start.
+    """
+    windows = np.concatenate(sessions)
     windows = windows[np.lexsort((windows["valid"], windows["beat"]))]  # Else in the same order.
     newest = np.append(windows["beat"][1:] != windows["beat"][:-1], True)[: len(windows)]
     return windows[newest]

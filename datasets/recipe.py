@@ -6,10 +6,12 @@ import msgspec
 
 from market.actions import Fees
 from market.labels import HORIZON_BEATS
+from market.signals import SignalsConfig
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What labels assume."""
+    """What labels assume, and which signals stand beside the features."""
 
     fees: Fees = Fees()
     horizon_beats: Annotated[int, msgspec.Meta(gt=0)] = HORIZON_BEATS
+    signals: SignalsConfig = SignalsConfig()

@@ -1,4 +1,4 @@
-"""The samples table in memory: one row per product and beat, features and labels side by side.
+"""The samples table in memory: one row per product and beat, inputs and labels side by side.
 
 Rows of several products share one table; `product` is the index in the universe.
 """
@@ -19,6 +19,7 @@ class Samples:
     bids: NDArray[np.float64]  # [n, 20]
     asks: NDArray[np.float64]  # [n, 20]
     label: NDArray[np.float64]  # [n, 5], a row of NaN where there is no label
+    signals: NDArray[np.float64]  # [n, s], those that the recipe names
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -55,14 +55,12 @@ def windows_inputs(raw: Manifest) -> str:
     return _hash([raw.product, raw.day, raw.quote_increment, raw.base_increment, sessions])
 
 
-def samples_inputs(
-    product_id: str, day: str, quote_increment: str, windows: list[str | None], recipe: Recipe
-) -> str:
+def samples_inputs(raw: Manifest, windows: list[str | None], recipe: Recipe) -> str:
     """Return the hash of what samples are made from; `windows` are the hashes of the files read.
 
     None stands for a day that has no windows.
     """
-    return _hash([product_id, day, quote_increment, windows, recipe])
+    return _hash([raw.product, raw.day, raw.quote_increment, raw.base_increment, windows, recipe])
 
 
 def read_table_manifest(

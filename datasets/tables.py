@@ -18,6 +18,7 @@ from market.actions import Action
 from market.book import BUCKETS
 from market.errors import QuaverError
 from market.features import MEDIAN_LAGS, Features
+from market.signals import names
 from market.windows import WINDOW
 
 WINDOWS_FORMAT = "quaver.windows.1"
@@ -47,6 +48,13 @@ SAMPLES_SCHEMA = pa.schema(
 )
 
 
+def samples_schema(signals: int) -> pa.Schema:
+    """Return the columns of samples with so many signals; without any there is no such column."""
+    kind = pa.list_(pa.float64(), signals)
+    extra = [pa.field("signals", kind, nullable=False)] if signals else []
+    return pa.schema([*SAMPLES_SCHEMA, *extra])
+
+
 def table_path(table: str, product_id: str, day: str) -> str:
     """Return where a table ("windows" or "samples") keeps one product and day."""
     return f"{table}/product={product_id}/day={day}/{table}.parquet"
@@ -72,9 +80,14 @@ def windows_table(windows: NDArray[np.void]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=WINDOWS_SCHEMA)
 
 
-def samples_table(features: Features, product_index: int, label: NDArray[np.float64]) -> pa.Table:
-    """Return features and their labels ([n, 5], NaN rows where there is none) as a table."""
-    schema = SAMPLES_SCHEMA
+def samples_table(
+    features: Features,
+    product_index: int,
+    label: NDArray[np.float64],
+    signals: NDArray[np.float64],
+) -> pa.Table:
+    """Return features, their labels ([n, 5], NaN rows for none) and signals ([n, s]) as a table."""
+    schema = samples_schema(signals.shape[1])
     columns = [
         pa.array(features.beats),
         pa.array(np.full(len(features.beats), product_index, np.int32)),
@@ -83,6 +96,8 @@ def samples_table(features: Features, product_index: int, label: NDArray[np.floa
         _lists(features.asks, schema.field("asks").type),
         _lists(label, schema.field("label").type, missing=np.isnan(label[:, 0])),
     ]
+    if signals.shape[1]:
+        columns.append(_lists(signals, schema.field("signals").type))
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -97,6 +112,8 @@ def write_samples(
 ) -> memoryview:
     """Write one product and day of samples, with the recipe they were made by; return the bytes."""
     meta = {"format": SAMPLES_FORMAT, "recipe": msgspec.json.encode(recipe).decode()}
+    if columns := names(recipe.signals):
+        meta["signals"] = msgspec.json.encode(columns).decode()
     return _write(store, "samples", product_id, day, table, meta)
 
 
@@ -122,6 +139,36 @@ def decode_windows(data: bytes, where: str) -> NDArray[np.void]:
     return windows
 
 
+def read_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> pa.Table:
+    """Return one product and day of samples; QuaverError as from `read_table`.
+
+    Also if they were made by another recipe, or hold other signals than it names.
+    """
+    path = table_path("samples", product_id, day)
+    return decode_samples(store.read(path), store.root, path, recipe)
+
+
+def decode_samples(data: bytes, root: str, path: str, recipe: Recipe) -> pa.Table:
+    """Return the samples in the bytes of a file; QuaverError as from `read_samples`."""
+    where = f"{root}/{path}"
+    table = _readable(data, where, SAMPLES_FORMAT)
+    made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
+    if made_by != recipe:
+        raise QuaverError(
+            f"samples in {root} were made with {made_by}, which is not what the "
+            "configuration says; run quaver build again"
+        )
+    wanted = names(recipe.signals)
+    found = msgspec.json.decode(table.schema.metadata.get(b"signals", b"[]"), type=tuple[str, ...])
+    _check_columns(table, where, samples_schema(len(wanted)))
+    if found != wanted:
+        raise QuaverError(
+            f"{where} has the signals {', '.join(found)}, this version computes "
+            f"{', '.join(wanted)}; build it again"
+        )
+    return table
+
+
 def read_table(store: Store, path: str, schema: pa.Schema, version: str) -> pa.Table:
     """Return a table; QuaverError if the file is broken or of another version."""
     return decode_table(store.read(path), f"{store.root}/{path}", schema, version)
@@ -129,16 +176,27 @@ def read_table(store: Store, path: str, schema: pa.Schema, version: str) -> pa.T
 
 def decode_table(data: bytes, where: str, schema: pa.Schema, version: str) -> pa.Table:
     """Return the table in the bytes of `where`; QuaverError as in `read_table`."""
+    table = _readable(data, where, version)
+    _check_columns(table, where, schema)
+    return table
+
+
+def _readable(data: bytes, where: str, version: str) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as e:
         raise QuaverError(f"{where} cannot be read: {e}; build it again") from e
     found = (table.schema.metadata or {}).get(b"format", b"none").decode()
-    if found != version or not table.schema.equals(schema):
+    if found != version:
         raise QuaverError(
             f"{where} has format {found}, this version reads {version}; build it again"
         )
     return table
+
+
+def _check_columns(table: pa.Table, where: str, schema: pa.Schema) -> None:
+    if not table.schema.equals(schema):
+        raise QuaverError(f"{where} has other columns than this version reads; build it again")
 
 
 def _write(

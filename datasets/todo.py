@@ -98,7 +98,7 @@ class Todo:
         if raw is None or made is None:
             return False
         read = [self._hashes.get((product_id, one)) for one in days_read(day)]
-        inputs = samples_inputs(product_id, day, raw.quote_increment, read, self._recipe)
+        inputs = samples_inputs(raw, read, self._recipe)
         return made.is_current(inputs, code)
 
 

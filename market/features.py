@@ -88,6 +88,11 @@ class FeatureBuilder:
         self._count += 1
         return found
 
+    @property
+    def recent(self) -> NDArray[np.void]:
+        """The newest windows pushed, at most the 69 that a sample is made of; a view."""
+        return self._recent[max(self._count - LOOKBACK_BEATS - 1, 0) : self._count]
+
 
 def valid_run(windows: NDArray[np.void]) -> Ints:
     """Return, per window, how many consecutive valid beats end with it (0 if it is invalid).

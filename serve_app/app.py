@@ -22,6 +22,7 @@ from ray.serve.handle import DeploymentHandle
 from market.actions import Action
 from market.errors import QuaverError
 from market.policy import decide
+from market.signals import names
 from serve_app.execution import Execution
 from serve_app.executor import ExecutionConfig, Predict, traded
 from serve_app.predictor import Predictor, replica_handle
@@ -37,15 +38,17 @@ _PREDICT_TIMEOUT_S = 30.0
 Median = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Side = Annotated[list[Share], msgspec.Meta(min_length=20, max_length=20)]
+Signal = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]  # The model's float32 can take these.
 
 
 class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One beat's features, as section 4 defines them."""
+    """One beat's features, as section 4 defines them, and the signals that the model takes."""
 
     product: str
     medians: Annotated[list[Median], msgspec.Meta(min_length=10, max_length=10)]
     bids: Side
     asks: Side
+    signals: list[Signal] = []
 
 
 class Samples(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,10 +77,11 @@ class BadInput(Exception):
         self.field = field
 
 
-def read_samples(body: bytes, trained: Container[str]) -> list[Sample]:
+def read_samples(body: bytes, trained: Container[str], wanted: tuple[str, ...]) -> list[Sample]:
     """Return the samples of a request body, one or many, of `trained` products.
 
-    BadInput names the first field at fault.
+    Each must have as many signals as are `wanted`, by name. BadInput names the first field at
+    fault.
     """
     try:
         many = "samples" in msgspec.json.decode(body, type=dict[str, msgspec.Raw])
@@ -92,6 +96,11 @@ def read_samples(body: bytes, trained: Container[str]) -> list[Sample]:
             field = f"samples[{i}].product" if many else "product"
             problem = f"{field}: the model was not trained for {sample.product!r}"
             raise BadInput(field, problem)
+        if len(sample.signals) != len(wanted):
+            field = f"samples[{i}].signals" if many else "signals"
+            takes = f"{len(wanted)} signals ({', '.join(wanted)})" if wanted else "no signals"
+            problem = f"{field}: the model takes {takes}, got {len(sample.signals)}"
+            raise BadInput(field, problem)
     return samples
 
 
@@ -99,22 +108,22 @@ def create_api(meta: ModelMeta, predict: Predict, execution: ExecutionView) -> F
     """Return the HTTP application over a predictor and an execution; it needs no Ray."""
     api = FastAPI(title="Quaver", version=meta.features_version)
     index = {name: meta.products.index(name) for name in meta.trained}
-    about = _about(meta)
+    about, wanted = _about(meta), names(meta.recipe.signals)
 
     @api.post("/v1/predict", openapi_extra=_body_schema())
     async def predictions(request: Request) -> Response:
         try:
-            samples = read_samples(await request.body(), index)
+            samples = read_samples(await request.body(), index, wanted)
         except BadInput as error:
             return _json({"detail": str(error), "field": error.field}, 422)
-        medians, bids, asks = (
+        inputs = (
             np.array([getattr(sample, name) for sample in samples])
-            for name in ("medians", "bids", "asks")
+            for name in ("medians", "bids", "asks", "signals")
         )
         product = np.array([index[sample.product] for sample in samples], np.int64)
         try:
             async with asyncio.timeout(_PREDICT_TIMEOUT_S):
-                values = await predict(medians, bids, asks, product)
+                values = await predict(*inputs, product)
         except Exception as error:
             return _json({"detail": f"no prediction: {type(error).__name__}: {error}"}, 503)
         answers = [_answer(s.product, row) for s, row in zip(samples, values, strict=True)]
@@ -307,6 +316,7 @@ def _about(meta: ModelMeta) -> dict[str, Any]:
         "trained": list(meta.trained),
         "features_version": meta.features_version,
         "recipe": msgspec.to_builtins(meta.recipe),
+        "signals": list(names(meta.recipe.signals)),
     }
 
 

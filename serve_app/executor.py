@@ -22,13 +22,15 @@ from market.features import FeatureBuilder
 from market.ledger import Order
 from market.paper import Fill
 from market.products import product
+from market.signals import signals
 from market.trader import Trader, TraderConfig
 from market.windows import BEAT_NS, after_break
 from serve_app.brokers import Broker
 from tune.checkpoint import ModelMeta
 
 Item = list[tuple[str, NDArray[np.void]]]  # What a stream yields: (product, WINDOW[m >= 0]).
-Predict = Callable[..., Awaitable[NDArray[np.float64]]]  # (medians, bids, asks, product) -> [n, 5]
+# (medians, bids, asks, signals, product) -> [n, 5]
+Predict = Callable[..., Awaitable[NDArray[np.float64]]]
 Values = NDArray[np.float64]
 
 _CURVE_BEATS = 900  # An hour of equity.
@@ -112,6 +114,7 @@ class Executor:
         listed = {name: product(name) for name in self._index}
         self.trader = Trader(listed, config.fees, config.trader)
         self._features = {name: FeatureBuilder(p.tick) for name, p in listed.items()}
+        self._listed, self._signals = listed, meta.recipe.signals
         self._predict, self._broker = predict, broker
         self._monotonic_ns, self._wall_ns = monotonic_ns, wall_ns
         self.started = datetime.fromtimestamp(wall_ns() / 1e9, UTC).isoformat(timespec="seconds")
@@ -166,12 +169,12 @@ class Executor:
         found, asked = [], []
         for row in rows:
             try:
-                features = self._features[row.product_id].push(row.window)
+                inputs = self._inputs(row)
             except ValueError as error:  # No prediction for this product.
                 self.failed(f"beat {beat}, {row.product_id}", error)
                 continue
-            if len(features.beats):
-                found.append(features)
+            if inputs:
+                found.append(inputs)
                 asked.append(row.product_id)
         values = await self._values(found, asked) if asked else {}
         age_s = max(0, self._wall_ns() - (beat + 1) * BEAT_NS) / 1e9
@@ -188,12 +191,23 @@ class Executor:
         if beat == self.last_beat:
             self.equity_curve.append((beat, self.trader.equity))
 
-    async def _values(self, found: list[Any], asked: list[str]) -> dict[str, Values]:
+    def _inputs(self, row: _Row) -> tuple[NDArray[np.float64], ...] | None:
+        """Return a product's medians, bids, asks and signals (n = 1), None while it has none."""
+        builder = self._features[row.product_id]
+        beats, *features = builder.push(row.window)
+        if not len(beats):
+            return None
+        own = signals(builder.recent, self._listed[row.product_id], self._signals)
+        return *features, own
+
+    async def _values(
+        self, found: list[tuple[NDArray[np.float64], ...]], asked: list[str]
+    ) -> dict[str, Values]:
         """Ask for all products at once; without an answer nothing is traded and orders go."""
         columns = [np.concatenate(column) for column in zip(*found, strict=True)]
         index = np.array([self._index[name] for name in asked], np.int64)
         try:
-            values = await self._predict(*columns[1:], index)
+            values = await self._predict(*columns, index)
         except Exception as error:
             self.failed("prediction", error)
             return {}

@@ -1,4 +1,4 @@
-"""The model as a Serve deployment: features of many products in, their values out, in one call.
+"""The model as a Serve deployment: inputs of many products in, their values out, in one call.
 
 A call costs about a millisecond whatever its size, the model a tenth of that; so whoever needs 55
 products asks once for all of them.
@@ -33,16 +33,18 @@ class Predictor:
         medians: NDArray[np.float64],
         bids: NDArray[np.float64],
         asks: NDArray[np.float64],
+        signals: NDArray[np.float64],
         product: NDArray[np.int64],
     ) -> NDArray[np.float64]:
         """Return the values of the five actions, f8[n, 5].
 
-        `medians` [n, 10], `bids` and `asks` [n, 20] as in section 4, `product` [n]: the place of
-        each row's product in the model's list of products.
+        `medians` [n, 10], `bids` and `asks` [n, 20] as in section 4, `signals` [n, s] that the
+        model's recipe names, `product` [n]: the place of each row's product in the model's list of
+        products.
         """
         with torch.inference_mode():
             # torch.tensor copies: what a handle delivers may be read-only.
-            inputs = [torch.tensor(array) for array in (medians, bids, asks, product)]
+            inputs = [torch.tensor(array) for array in (medians, bids, asks, signals, product)]
             return self._model(*inputs).double().numpy()
 
 

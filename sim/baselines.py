@@ -8,14 +8,11 @@ import msgspec
 import numpy as np
 
 from market.actions import LOWEST_TIER_FEES, ZERO_FEES, Fees
-from market.labels import HORIZON_BEATS, labels
+from market.labels import labels
 from market.products import Product
 from market.trader import TraderConfig
 from sim.backtest import BacktestResult, Values, Windows, backtest
-
-BLOCK_BEATS = HORIZON_BEATS  # A prediction looks this far ahead: nearer results are related.
-MIN_BLOCKS = 5  # Below this an interval would be a pretence.
-RESAMPLES = 4000
+from tune.bootstrap import block_bootstrap
 
 
 def buy_and_hold_values(values: Values) -> Values:
@@ -119,27 +116,16 @@ class Significance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def significance(result: BacktestResult, seed: int = 0) -> Significance | None:
-    """Return the circular block bootstrap of the excess per beat; None below MIN_BLOCKS blocks.
-
-    Blocks of BLOCK_BEATS keep together what one prediction ties together; percentile interval.
-    """
+    """Return the block bootstrap of the excess per beat; None where there are too few beats."""
     gains = np.diff(result.equity_usd - result.hold_usd, prepend=0.0)
-    n = len(gains)
-    blocks = n // BLOCK_BEATS
-    if blocks < MIN_BLOCKS:
-        return None
-    totals = np.concatenate([[0.0], np.cumsum(np.concatenate([gains, gains[:BLOCK_BEATS]]))])
-    block_sums = totals[BLOCK_BEATS : BLOCK_BEATS + n] - totals[:n]
-    starts = np.random.default_rng(seed).integers(0, n, (RESAMPLES, blocks))
-    means = block_sums[starts].sum(axis=1) / (blocks * BLOCK_BEATS)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Significance(
-        mean_usd=float(gains.mean()),
-        low_usd=float(low),
-        high_usd=float(high),
-        beats=n,
-        blocks=blocks,
-        includes_zero=bool(low <= 0 <= high),
+    interval = block_bootstrap(gains, seed)
+    return interval and Significance(
+        mean_usd=interval.mean,
+        low_usd=interval.low,
+        high_usd=interval.high,
+        beats=len(gains),
+        blocks=interval.blocks,
+        includes_zero=interval.low <= 0 <= interval.high,
     )
 
 

@@ -13,8 +13,9 @@ import jinja2
 import msgspec
 
 from market.actions import Action
-from sim.baselines import BLOCK_BEATS, Comparison
+from sim.baselines import Comparison
 from sim.plots import BEAT_S, plots, usd
+from tune.bootstrap import BLOCK_BEATS
 from tune.evaluate import Evaluation
 
 FEW_BLOCKS = 30  # Fewer make a bootstrap interval too narrow.

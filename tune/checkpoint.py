@@ -21,6 +21,7 @@ from torch import Tensor
 
 from datasets.recipe import Recipe
 from market.errors import QuaverError
+from market.signals import names
 from tune.config import TrainConfig
 from tune.models import ModelConfig, SeedModel, build
 from tune.objectives import Objective
@@ -52,7 +53,7 @@ class ModelMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     objective: Objective
     products: tuple[str, ...]
     trained: tuple[str, ...]  # Those that it was shown in training; of others it knows nothing.
-    recipe: Recipe  # Of the samples.
+    recipe: Recipe  # Of the samples; it says which signals the model takes.
     features_version: str = FEATURES_VERSION
 
 
@@ -114,7 +115,7 @@ def load_model(
         )
     # Building draws random weights, which are then replaced: the caller's generator stays as it is.
     with torch.random.fork_rng(devices=[]):
-        model = build(meta.model)
+        model = build(meta.model, len(names(meta.recipe.signals)))
     try:
         weights = safetensors.torch.load(content)
         model.load_state_dict(weights)

@@ -53,8 +53,9 @@ def predict(model: SeedModel, samples: Samples) -> Floats:
     with torch.inference_mode():
         for start in range(0, len(samples), BATCH):
             rows = slice(start, start + BATCH)
-            columns = (samples.medians, samples.bids, samples.asks, samples.product)
-            batch = [torch.from_numpy(np.array(column[rows])) for column in columns]
+            columns = ("medians", "bids", "asks", "signals", "product")
+            arrays = (np.array(getattr(samples, name)[rows]) for name in columns)
+            batch = [torch.from_numpy(array) for array in arrays]
             parts.append(model(*batch).double().numpy())
     return np.concatenate(parts)
 

@@ -1,4 +1,4 @@
-"""Models from raw features to five numbers per sample, with all scaling inside.
+"""Models from raw features and signals to five numbers per sample, with all scaling inside.
 
 The statistics of the scaling are buffers of the model, fitted on train alone, and travel in its
 checkpoint: no caller has to know them, so none can get them wrong.
@@ -45,7 +45,7 @@ class SeedConfig(
     embedding_dim: Annotated[Positive, msgspec.Meta(description="numbers per product")] = 16
     interaction_hidden: Annotated[
         tuple[Positive, ...],
-        msgspec.Meta(min_length=1, description="layers of the MLP over all three"),
+        msgspec.Meta(min_length=1, description="layers of the MLP over all of these"),
     ] = (64,)
 
 
@@ -53,41 +53,61 @@ ModelConfig = SeedConfig  # A second model makes this a union; the tag `name` te
 
 
 class SeedModel(nn.Module):
-    """LSTM over the medians, MLP over the book, embedding of the product, MLP over all three."""
+    """LSTM over the medians, MLP over the book, embedding of the product, MLP over all of these.
+
+    Signals, if there are any, enter the last MLP as they are, standardised.
+    """
 
     median_mean: Tensor
     median_scale: Tensor
     book_mean: Tensor
     book_scale: Tensor
+    signal_mean: Tensor
+    signal_scale: Tensor
     output_mean: Tensor
     output_scale: Tensor
 
-    def __init__(self, config: SeedConfig) -> None:
-        """Make the model with random weights and scaling that changes nothing."""
+    def __init__(self, config: SeedConfig, signals: int) -> None:
+        """Make the model, for so many signals, with random weights and scaling of no effect."""
         super().__init__()
         self.config = config
         self.register_buffer("median_mean", torch.zeros(MEDIANS))
         self.register_buffer("median_scale", torch.ones(MEDIANS))
         self.register_buffer("book_mean", torch.zeros(2 * BUCKETS))
         self.register_buffer("book_scale", torch.ones(2 * BUCKETS))
+        # Without signals a model's file is without their scaling.
+        self.register_buffer("signal_mean", torch.zeros(signals), persistent=signals > 0)
+        self.register_buffer("signal_scale", torch.ones(signals), persistent=signals > 0)
         self.register_buffer("output_mean", torch.zeros(ACTIONS))
         self.register_buffer("output_scale", torch.ones(()))
         self.lstm = nn.LSTM(1, config.lstm_hidden, config.lstm_layers)
         self.book = _mlp(2 * BUCKETS, config.book_hidden)
         self.embedding = nn.Embedding(config.products, config.embedding_dim)
-        width = config.lstm_hidden + config.book_hidden[-1] + config.embedding_dim
+        width = config.lstm_hidden + config.book_hidden[-1] + config.embedding_dim + signals
         self.interaction = _mlp(width, config.interaction_hidden)
         self.head = nn.Linear(config.interaction_hidden[-1], ACTIONS)
 
     @torch.no_grad()
     def fit_scaling(
-        self, medians: Tensor, bids: Tensor, asks: Tensor, output_mean: Tensor, output_scale: float
+        self,
+        medians: Tensor,
+        bids: Tensor,
+        asks: Tensor,
+        signals: Tensor,
+        output_mean: Tensor,
+        output_scale: float,
     ) -> None:
-        """Take the scaling of the inputs from these features (of train), and set the output's.
+        """Take the scaling of the inputs from these (of train), and set the output's.
 
         Outputs are `output_mean` ([5]) + `output_scale` * what the last layer gives.
         """
-        for name, values in (("median", log_ratios(medians)), ("book", _book(bids, asks))):
+        for name, values in (
+            ("median", log_ratios(medians)),
+            ("book", _book(bids, asks)),
+            ("signal", signals),
+        ):
+            if not values.shape[1]:
+                continue  # The deviation of nothing is a warning.
             deviation = values.double().std(dim=0, correction=0)
             deviation[deviation < MIN_DEVIATION] = 1.0
             getattr(self, f"{name}_mean").copy_(values.double().mean(dim=0))
@@ -95,25 +115,32 @@ class SeedModel(nn.Module):
         self.output_mean.copy_(output_mean)
         self.output_scale.fill_(output_scale)
 
-    def forward(self, medians: Tensor, bids: Tensor, asks: Tensor, product: Tensor) -> Tensor:
+    def forward(
+        self, medians: Tensor, bids: Tensor, asks: Tensor, signals: Tensor, product: Tensor
+    ) -> Tensor:
         """Return five numbers per sample, f32[n, 5]: basis points, or logits if trained with BCE.
 
         `medians` [n, 10] in quote currency, oldest first, best as f64; `bids` and `asks` [n, 20]
-        shares; `product` int[n], the index in the universe.
+        shares; `signals` [n, s], those that the model was made for; `product` int[n], the index in
+        the universe.
         """
         steps = (log_ratios(medians) - self.median_mean) / self.median_scale
         _, (state, _) = self.lstm(steps.T.unsqueeze(-1))
         book = self.book((_book(bids, asks) - self.book_mean) / self.book_scale)
-        joined = torch.cat([state[-1], book, self.embedding(product.long())], dim=1)
+        rest = (signals.float() - self.signal_mean) / self.signal_scale
+        joined = torch.cat([state[-1], book, self.embedding(product.long()), rest], dim=1)
         return self.head(self.interaction(joined)) * self.output_scale + self.output_mean
 
 
 MODELS: dict[str, type[SeedModel]] = {"seed": SeedModel}
 
 
-def build(config: ModelConfig) -> SeedModel:
-    """Return the model `config` describes, with random weights from torch's global generator."""
-    return MODELS[str(config.__struct_config__.tag)](config)
+def build(config: ModelConfig, signals: int) -> SeedModel:
+    """Return the model `config` describes, for so many signals.
+
+    Its weights are random, from torch's global generator.
+    """
+    return MODELS[str(config.__struct_config__.tag)](config, signals)
 
 
 def log_ratios(medians: Tensor) -> Tensor:

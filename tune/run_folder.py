@@ -71,8 +71,9 @@ def check_unseen(store: Store, name: str, recipe: Recipe, samples: Samples, spli
     now = (recipe, digest(*trained_on(samples, splits)))
     if (known.recipe, known.data_sha256) != now:
         raise QuaverError(
-            f"sweep {name} was trained on other samples, another split or other fees than these: "
-            "its test split would not be unseen. Sweep again, under another name"
+            f"sweep {name} was trained on other samples, another split, other fees or other "
+            "signals than these: its test split would not be unseen. Sweep again, under another "
+            "name"
         )
 
 

@@ -63,7 +63,7 @@ def train(
     batches = Batches(train_part, config.batch_size, config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build(config.model)
+        model = build(config.model, train_part.samples.signals.shape[1])
         _fit_scaling(model, Batches(train_part, SCALING_ROWS, config.seed), config)
         optimiser = torch.optim.AdamW(
             model.parameters(),
@@ -130,18 +130,20 @@ def _advanced(
 def _fit_scaling(model: SeedModel, batches: Batches, config: TrainConfig) -> None:
     samples = next(batches.epoch(0))  # Training begins with epoch 1.
     scaling = objectives.output_scaling(config.objective, samples.label)
-    model.fit_scaling(*features_of(samples)[:3], *scaling)
+    model.fit_scaling(*features_of(samples)[:4], *scaling)
 
 
 def features_of(samples: Samples) -> tuple[Tensor, ...]:
     """Return the inputs of a model from a batch of samples, which must be writable.
 
-    Prices stay f64 until their ratio is taken; shares lose nothing that matters as f32.
+    Prices stay f64 until their ratio is taken; shares and signals lose nothing
+    that matters as f32.
     """
     return (
         torch.from_numpy(samples.medians),
         torch.from_numpy(samples.bids).float(),
         torch.from_numpy(samples.asks).float(),
+        torch.from_numpy(samples.signals).float(),
         torch.from_numpy(samples.product).long(),
     )
 

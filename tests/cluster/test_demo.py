@@ -17,6 +17,8 @@ import requests
 
 SHORT = ["--set", "demo.hours=1.5", "--set", "demo.live_beats=20", "--set", "demo.live_speed=40"]
 FAST_SWEEP = ["--set", "sweep.train.epochs=2", "--set", 'sweep.grid={objective=["mse","bce"]}']
+SIGNALS = ["order_flow", "taker", "spread", "depth", "volatility", "time_of_day"]
+ALL_SIGNALS = [part for name in SIGNALS for part in ("--set", f"signals.{name}=true")]
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -62,8 +64,9 @@ def start_demo(tmp_path: Path, log: Path) -> Iterator[Start]:
 def test_the_demo_trades_and_writes_a_report_twice_and_its_model_is_served(
     start_demo: Start, log: Path, tmp_path: Path
 ) -> None:
-    for _ in range(2):
-        assert start_demo().wait(timeout=200) == 0, log.read_text()
+    for signals in ([], ALL_SIGNALS):
+        demo = ("demo", "--out", str(tmp_path / "demo"), *signals)
+        assert start_demo(*demo).wait(timeout=200) == 0, log.read_text()
         assert "report: " in log.read_text()
     assert "raylet" not in log.read_text() and "INFO" not in log.read_text()
     page = tmp_path / "demo" / "reports" / "demo" / "report.html"
@@ -83,6 +86,7 @@ def test_the_demo_trades_and_writes_a_report_twice_and_its_model_is_served(
     served = start_demo(
         *("serve", "--data", str(tmp_path / "demo"), "--name", "demo", "--feed", "simulated"),
         *("--set", f"serve.port={port}"),
+        *ALL_SIGNALS,
     )
     deadline = time.monotonic() + 90
     trading = {"predictions": 0}
@@ -92,6 +96,7 @@ def test_the_demo_trades_and_writes_a_report_twice_and_its_model_is_served(
         with contextlib.suppress(requests.RequestException):
             health = requests.get(f"http://127.0.0.1:{port}/health", timeout=10).json()
             trading = health["execution"]
+    assert len(health["model"]["signals"]) == 15
     positions = requests.get(f"http://127.0.0.1:{port}/v1/positions", timeout=10).json()
     assert set(positions["products"]) == {"BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD"}
     assert_an_interrupt_stops_all(served, log)

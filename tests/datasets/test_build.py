@@ -20,7 +20,8 @@ from market.errors import QuaverError
 from market.events import EVENT
 from market.features import Features, features
 from market.labels import labels
-from market.products import product_index, product_of
+from market.products import product, product_index, product_of
+from market.signals import NAMES, SignalsConfig, signals
 from tests.actors.wire import (
     BEAT_NS,
     BTC,
@@ -116,6 +117,24 @@ def test_days_built_one_by_one_equal_one_unbroken_partition(tmp_path: Path) -> N
     for product_id in (BTC, ETH):
         mine = samples.select(samples.product == product_index(product_id))
         assert_samples_of(mine, whole[product_id], 0.01)
+
+
+def test_signals_of_days_built_one_by_one_equal_those_of_one_unbroken_partition(
+    tmp_path: Path,
+) -> None:
+    switches = dict.fromkeys(SignalsConfig.__struct_fields__, True)
+    recipe = Recipe(signals=SignalsConfig(**switches))
+    frames, store = two_days(1_200), Store(str(tmp_path))
+    record(store, frames)
+    for stage in (build_windows, lambda s, p, d: build_samples(s, p, d, recipe)):
+        for product_id, day in partitions(store):
+            stage(store, product_id, day)
+    samples = load_samples(store, recipe)
+    for product_id, windows in live_windows(frames).items():
+        mine = samples.select(samples.product == product_index(product_id))
+        wanted = signals(windows, product(product_id), recipe.signals)
+        assert mine.signals.tobytes() == wanted.tobytes()
+        assert wanted.std(axis=0)[: -len(NAMES["time_of_day"])].all()  # They tell of something.
 
 
 def test_every_sample_is_stored_with_its_own_day(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from actors.store import Store
@@ -12,6 +13,7 @@ from datasets.tables import samples_table, table_path, write_samples
 from market.actions import Fees
 from market.errors import QuaverError
 from market.features import Features
+from market.signals import SignalsConfig, names
 from tests.actors.wire import BTC, DAYS, ETH
 
 RECIPE = Recipe()
@@ -27,7 +29,8 @@ def write(
     )
     label = np.outer(np.array(beats), [1.0, -1.0, 0.0, 0.5, 0.25])
     label[1::2] = np.nan
-    write_samples(store, product_id, day, samples_table(features, index, label), recipe)
+    signals = rng.normal(size=(n, len(names(recipe.signals))))
+    write_samples(store, product_id, day, samples_table(features, index, label, signals), recipe)
     return features
 
 
@@ -44,6 +47,24 @@ def test_samples_come_in_order_of_product_and_beat(tmp_path: Path) -> None:
         wanted = np.concatenate([getattr(part, name) for part in (first, second, third)])
         np.testing.assert_array_equal(getattr(found, name), wanted)
     assert (found.beat.dtype, found.product.dtype) == (np.int64, np.int32)
+
+
+def test_signals_come_with_their_samples(tmp_path: Path) -> None:
+    store, recipe = Store(str(tmp_path)), Recipe(signals=SignalsConfig(taker=True, spread=True))
+    for product_id, index, beats in ((BTC, 1, range(4)), (ETH, 2, range(7, 9))):
+        write(store, product_id, DAYS[0], beats, index, recipe)
+    found = load_samples(store, recipe)
+    assert (found.signals.shape, found.signals.dtype) == ((6, 4), np.float64)
+    rows = pq.read_table(tmp_path / table_path("samples", ETH, DAYS[0]))["signals"].to_pylist()
+    assert found.select(found.product == 2).signals.tolist() == rows
+    with pytest.raises(QuaverError, match="build again"):
+        load_samples(store, RECIPE)
+
+
+def test_without_signals_they_are_none(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    write(store, BTC, DAYS[0], range(5), 1)
+    assert load_samples(store, RECIPE).signals.shape == (5, 0)
 
 
 def test_a_sample_without_label_has_a_row_of_nan(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The windows and samples tables: exactly the columns of the definitions, there and back."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from datasets.recipe import Recipe
 from datasets.tables import (
     SAMPLES_SCHEMA,
     WINDOWS_SCHEMA,
+    read_samples,
     read_windows,
     samples_table,
     stored,
@@ -23,6 +25,7 @@ from datasets.tables import (
 )
 from market.errors import QuaverError
 from market.features import Features
+from market.signals import SignalsConfig
 from market.windows import WINDOW
 from tests.actors.wire import BTC, DAYS, ETH, assert_same_rows
 
@@ -104,12 +107,12 @@ def test_prices_of_trades_are_null_where_there_is_none() -> None:
     assert all(table[name].null_count == 0 for name, _, nullable in WINDOW_COLUMNS if not nullable)
 
 
-def some_samples(n: int) -> pa.Table:
+def some_samples(n: int, width: int = 0) -> pa.Table:
     rng = np.random.default_rng(2)
     features = Features(np.arange(n), rng.random((n, 10)), rng.random((n, 20)), rng.random((n, 20)))
     label = rng.random((n, 5))
     label[n // 2 :] = np.nan
-    return samples_table(features, 7, label)
+    return samples_table(features, 7, label, rng.random((n, width)))
 
 
 def test_a_label_is_null_where_there_is_none() -> None:
@@ -119,6 +122,35 @@ def test_a_label_is_null_where_there_is_none() -> None:
     assert all(len(label) == 5 and all(0 <= x < 1 for x in label) for label in labels[:3])
     assert set(table["product"].to_pylist()) == {7}
     assert some_samples(0).num_rows == 0
+
+
+def test_signals_are_one_more_column_and_named_in_the_file(tmp_path: Path) -> None:
+    store, recipe = Store(str(tmp_path)), Recipe(signals=SignalsConfig(depth=True, spread=True))
+    write_samples(store, BTC, DAY, some_samples(6, 3), recipe)
+    schema = pq.read_schema(tmp_path / table_path("samples", BTC, DAY))
+    assert columns(schema) == [*SAMPLE_COLUMNS, ("signals", pa.list_(FLOAT, 3), False)]
+    named = json.loads(schema.metadata[b"signals"])
+    assert named == ["spread_bps", "depth_log", "depth_imbalance"]
+    assert read_samples(store, BTC, DAY, recipe).equals(some_samples(6, 3))
+    write_samples(store, BTC, DAY, some_samples(6), Recipe())
+    assert b"signals" not in pq.read_schema(tmp_path / table_path("samples", BTC, DAY)).metadata
+
+
+def test_samples_of_other_signals_are_named_and_not_used(tmp_path: Path) -> None:
+    store, recipe = Store(str(tmp_path)), Recipe(signals=SignalsConfig(taker=True))
+    write_samples(store, BTC, DAY, some_samples(4, 3), recipe)
+    for other in (Recipe(), Recipe(signals=SignalsConfig(order_flow=True))):
+        with pytest.raises(QuaverError, match=r"taker=True.*run quaver build again"):
+            read_samples(store, BTC, DAY, other)
+    path = table_path("samples", BTC, DAY)
+    table = pq.read_table(tmp_path / path)
+    for changed, what in (
+        (table.replace_schema_metadata({**table.schema.metadata, b"signals": b'["x"]'}), "signals"),
+        (table.drop_columns(["signals"]), "columns"),
+    ):
+        pq.write_table(changed, tmp_path / path)
+        with pytest.raises(QuaverError, match=f"{path} has .*{what}.*build it again"):
+            read_samples(store, BTC, DAY, recipe)
 
 
 def test_the_same_windows_are_the_same_bytes(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from datasets.recipe import Recipe
 from market.actions import Action
+from market.signals import SignalsConfig, names
 from market.windows import WINDOW
 from tune.checkpoint import ModelMeta, export
 from tune.models import SeedConfig, build
@@ -12,6 +13,8 @@ from tune.models import SeedConfig, build
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 FIRST_BEAT = 446_566_500
 WARM_UP = 69  # Beats k-68 .. k.
+NONE = SignalsConfig()
+ALL = SignalsConfig(**dict.fromkeys(SignalsConfig.__struct_fields__, True))
 
 
 def walk(n: int, seed: int, first_beat: int = FIRST_BEAT) -> np.ndarray:
@@ -30,10 +33,13 @@ def walk(n: int, seed: int, first_beat: int = FIRST_BEAT) -> np.ndarray:
     rows["trade_high"] = np.where(traded, rows["ask"], 0)
     rows["bid_depth"] = rng.integers(0, 1_000, (n, 20))
     rows["ask_depth"] = rng.integers(0, 1_000, (n, 20))
+    rows["buy_lots"], rows["sell_lots"] = rng.integers(0, 9, (2, n)) * rows["trades"]
     return rows
 
 
-def meta_of(trained: tuple[str, ...] = PRODUCTS, objective: str = "mse") -> ModelMeta:
+def meta_of(
+    trained: tuple[str, ...] = PRODUCTS, objective: str = "mse", signals: SignalsConfig = NONE
+) -> ModelMeta:
     """Return the header of a small model of `PRODUCTS`."""
     config = SeedConfig(
         products=len(PRODUCTS),
@@ -47,15 +53,17 @@ def meta_of(trained: tuple[str, ...] = PRODUCTS, objective: str = "mse") -> Mode
         objective=objective,
         products=PRODUCTS,
         trained=trained,
-        recipe=Recipe(),
+        recipe=Recipe(signals=signals),
     )
 
 
-def model_file(trained: tuple[str, ...] = PRODUCTS, objective: str = "mse") -> bytes:
+def model_file(
+    trained: tuple[str, ...] = PRODUCTS, objective: str = "mse", signals: SignalsConfig = NONE
+) -> bytes:
     """Return an exported model that wants to buy, then, where it may not, to sell."""
     torch.manual_seed(0)
-    meta = meta_of(trained, objective)
-    model = build(meta.model)
+    meta = meta_of(trained, objective, signals)
+    model = build(meta.model, len(names(signals)))
     model.output_mean[Action.FORCE_BUY] = 1.0
     model.output_mean[Action.CLOSE_BUY] = 1.0
     model.output_mean[Action.FORCE_SELL] = 0.5

@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from market.errors import QuaverError
+from market.signals import SignalsConfig
 from market.trader import TraderConfig
 from serve_app.app import (
     MAX_SAMPLES,
@@ -41,9 +42,10 @@ class Stub:
     async def predict(self, *inputs: np.ndarray) -> np.ndarray:
         if self.broken:
             raise RuntimeError("replica gone")
-        medians, bids, asks, product = inputs
+        medians, bids, asks, signals, product = inputs
         assert (medians.shape[1:], bids.shape[1:], asks.shape[1:]) == ((10,), (20,), (20,))
-        rest = bids.sum(axis=1) + asks.sum(axis=1)
+        assert (signals.ndim, signals.dtype) == (2, np.float64)
+        rest = bids.sum(axis=1) + asks.sum(axis=1) + signals.sum(axis=1)
         return np.stack([medians[:, -1], rest, product, -rest, 0 * rest], axis=1)
 
     async def health(self) -> dict[str, Any]:
@@ -183,6 +185,41 @@ def test_a_bad_body_is_refused(client: Client, body: str | bytes, field: str) ->
     answer = client.post("/v1/predict", content=body)
     assert answer.status_code == 422
     assert answer.json()["field"] == field
+
+
+def test_a_model_with_signals_takes_as_many_as_it_was_trained_with(stub: Stub) -> None:
+    meta = meta_of(signals=SignalsConfig(spread=True, depth=True))
+    client = Client(create_api(meta, stub.predict, stub))
+    wanted = ["spread_bps", "depth_log", "depth_imbalance"]
+    assert client.get("/health").json()["model"]["signals"] == wanted
+    good = {**SAMPLE, "signals": [10.0, 2, -4]}
+    for body in (good, {"samples": [SAMPLE | good] * 3}):
+        answer = client.post("/v1/predict", json=body)
+        assert answer.status_code == 200
+        assert answer.json()["predictions"][-1]["values"]["CLOSE_BUY"] == 2 + 8
+    for given, field in (
+        ([1.0, 2.0], "signals"),
+        ([1.0] * 4, "signals"),
+        ([], "signals"),
+        (None, "signals"),
+        ([1.0, "2", 3.0], "signals[1]"),
+        ([1.0, 2.0, float("nan")], "signals[2]"),
+        ([1.0, 2.0, 1e300], "signals[2]"),
+    ):
+        bad = {**SAMPLE, "signals": given}
+        for body, named in ((bad, field), ({"samples": [good, bad]}, f"samples[1].{field}")):
+            answer = client.post("/v1/predict", content=json.dumps(body))
+            assert (answer.status_code, answer.json()["field"]) == (422, named)
+    answer = client.post("/v1/predict", json=SAMPLE)
+    assert (answer.status_code, answer.json()["field"]) == (422, "signals")
+    assert ", ".join(wanted) in answer.json()["detail"]
+
+
+def test_a_model_without_signals_takes_none(client: Client) -> None:
+    assert client.post("/v1/predict", json={**SAMPLE, "signals": []}).status_code == 200
+    answer = client.post("/v1/predict", json={**SAMPLE, "signals": [1.0]})
+    assert (answer.status_code, answer.json()["field"]) == (422, "signals")
+    assert client.get("/health").json()["model"]["signals"] == []
 
 
 def test_products_that_the_model_was_not_trained_for_are_refused(stub: Stub) -> None:

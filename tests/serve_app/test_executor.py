@@ -16,12 +16,13 @@ from market.ledger import Order
 from market.paper import Fill, PaperBroker
 from market.policy import Limits
 from market.products import product
+from market.signals import SignalsConfig, names, signals
 from market.trader import Trader, TraderConfig
 from market.windows import BEAT_NS
 from serve_app.brokers import Paper
 from serve_app.executor import ExecutionConfig, Executor, traded
 from sim.backtest import backtest
-from tests.serve_app.market_walk import FIRST_BEAT, PRODUCTS, WARM_UP, meta_of, walk
+from tests.serve_app.market_walk import ALL, FIRST_BEAT, NONE, PRODUCTS, WARM_UP, meta_of, walk
 
 BTC, ETH = PRODUCTS[:2]
 
@@ -38,15 +39,19 @@ class FakeModel:
 
 
 def values_of(
-    medians: np.ndarray, bids: np.ndarray, asks: np.ndarray, index: np.ndarray
+    medians: np.ndarray,
+    bids: np.ndarray,
+    asks: np.ndarray,
+    signals: np.ndarray,
+    index: np.ndarray,
 ) -> np.ndarray:
     """Return numbers that favour every action now and then."""
-    del medians
+    del medians, signals
     return (bids[:, :5] - asks[:, :5]) * 100 + index[:, None]
 
 
 async def wants_to_buy_cheaply(*inputs: np.ndarray) -> np.ndarray:
-    return np.tile([0.0, 1.0, 0.0, 0.0, 0.0], (len(inputs[3]), 1))
+    return np.tile([0.0, 1.0, 0.0, 0.0, 0.0], (len(inputs[-1]), 1))
 
 
 class Clock:
@@ -87,14 +92,19 @@ class Watched(Paper):
 class Bench:
     """An executor with everything around it faked."""
 
-    def __init__(self, predict: Callable[..., Any] | None = None, **limits: Any) -> None:
+    def __init__(
+        self,
+        predict: Callable[..., Any] | None = None,
+        signals: SignalsConfig = NONE,
+        **limits: Any,
+    ) -> None:
         self.model = FakeModel()
         self.broker = Watched()
         self.clock = Clock()
         self.ticks_ns = 0
         config = ExecutionConfig(products=(BTC, ETH), trader=TraderConfig(limits=Limits(**limits)))
         self.executor = Executor(
-            meta_of(),
+            meta_of(signals=signals),
             config,
             predict or self.model,
             self.broker,
@@ -131,7 +141,7 @@ def test_all_products_of_a_beat_are_asked_for_at_once() -> None:
     bench = Bench()
     bench.send((BTC, walk(WARM_UP + 2, 1)), (ETH, walk(WARM_UP + 2, 2)))
     assert [len(call[0]) for call in bench.model.calls] == [2, 2, 2]
-    assert bench.model.calls[0][3].tolist() == [0, 1]
+    assert bench.model.calls[0][-1].tolist() == [0, 1]
 
 
 def test_served_features_equal_those_of_the_batch_bit_for_bit() -> None:
@@ -144,6 +154,28 @@ def test_served_features_equal_those_of_the_batch_bit_for_bit() -> None:
     for column in range(3):
         served = np.concatenate([call[column] for call in bench.model.calls])
         assert np.array_equal(served, expected[column + 1])
+
+
+def test_served_signals_equal_those_of_the_batch_bit_for_bit_also_over_lost_beats() -> None:
+    bench = Bench(signals=ALL)
+    streams = {BTC: walk(300, 3), ETH: walk(300, 4)}
+    streams[ETH]["valid"][20] = False
+    streams[BTC] = np.delete(streams[BTC], np.r_[100:104, 200])
+    for beat in range(FIRST_BEAT, FIRST_BEAT + 300):
+        rows = {name: windows[windows["beat"] == beat] for name, windows in streams.items()}
+        asyncio.run(bench.executor.on_item(list(rows.items())))
+    assert bench.executor.health()["errors"] == 0
+    for index, (name, windows) in enumerate(streams.items()):
+        expected = signals(windows, product(name), ALL)
+        assert expected.shape == ((100 + 96 + 99 - 3 * 68, 300 - 21 - 68)[index], len(names(ALL)))
+        asked = (call[3][call[4] == index] for call in bench.model.calls)
+        assert np.concatenate(list(asked)).tobytes() == expected.tobytes()
+
+
+def test_without_signals_the_model_is_given_none() -> None:
+    bench = Bench()
+    bench.send((BTC, walk(WARM_UP, 1)))
+    assert [call[3].shape for call in bench.model.calls] == [(1, 0)]
 
 
 def test_an_invalid_beat_starts_the_count_anew_and_takes_the_order_back() -> None:
@@ -173,7 +205,7 @@ def traded_plainly(streams: dict[str, np.ndarray]) -> tuple[Trader, list[str], l
     for i, (name, rows) in enumerate(streams.items()):
         f = features(rows, product(name).tick)
         index = np.full(len(f.beats), i)
-        known[name] = dict(zip(f.beats, values_of(*f[1:], index), strict=True))
+        known[name] = dict(zip(f.beats, values_of(*f[1:], f.medians[:, :0], index), strict=True))
     for k in range(len(next(iter(streams.values())))):
         for name, rows in streams.items():
             for fill in paper.on_window(name, rows[k : k + 1]):
@@ -317,7 +349,7 @@ def test_with_lost_beats_live_trading_equals_the_backtest() -> None:
         rows = np.delete(rows, np.r_[170 + 50 * i, 320 + i : 330])
         streams[name] = rows
         f = features(rows, product(name).tick)
-        values[name] = f.beats, values_of(*f[1:], np.full(len(f.beats), i))
+        values[name] = f.beats, values_of(*f[1:], f.medians[:, :0], np.full(len(f.beats), i))
     bench = Bench(max_orders_per_minute=1_000_000)
 
     async def live() -> None:
@@ -402,7 +434,7 @@ def test_a_window_that_cannot_be_costs_its_product_the_beat_and_no_other() -> No
     health = bench.executor.health()
     assert health["beats"] == len(rows)
     assert f"beat {FIRST_BEAT + WARM_UP}, {ETH}: ValueError: " in health["last_error"]
-    asked = [len(call[3]) for call in bench.model.calls]
+    asked = [len(call[-1]) for call in bench.model.calls]
     assert asked[:2] == [2, 1]  # Of the first full beat, then of the one that ETH spoilt.
 
 
@@ -411,7 +443,7 @@ def test_an_unconfirmed_cancel_keeps_the_funds_locked_and_places_nothing() -> No
     wanted = [Action.CLOSE_BUY]
 
     async def predict(*inputs: np.ndarray) -> np.ndarray:
-        values = np.zeros((len(inputs[3]), 5))
+        values = np.zeros((len(inputs[-1]), 5))
         values[:, wanted[0]] = 1.0
         return values
 

@@ -17,10 +17,11 @@ import psutil
 import pytest
 import torch
 
+from market.signals import names
 from serve_app.brokers import Paper
 from serve_app.executor import Executor
 from tests.serve_app import driver
-from tests.serve_app.market_walk import PRODUCTS, meta_of, model_file
+from tests.serve_app.market_walk import ALL, PRODUCTS, meta_of, model_file
 from tune.checkpoint import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ def in_process(model: torch.nn.Module) -> Executor:
     async def predict(*inputs: np.ndarray) -> np.ndarray:
         return values_of(model, inputs)
 
-    executor = Executor(meta_of(), driver.EXECUTION, predict, Paper())
+    executor = Executor(meta_of(signals=ALL), driver.EXECUTION, predict, Paper())
     windows = driver.streams()
     half = driver.BEATS // 2
 
@@ -77,6 +78,7 @@ def check_prediction(client: httpx.Client, model: torch.nn.Module) -> None:
     n = 55
     medians = 100 * np.exp(np.cumsum(rng.normal(0, 1e-3, (n, 10)), axis=1))
     bids, asks = rng.dirichlet(np.ones(20), n), rng.dirichlet(np.ones(20), n)
+    signals = rng.normal(size=(n, len(names(ALL))))
     index = np.arange(n) % len(PRODUCTS)
     samples = [
         {
@@ -84,15 +86,17 @@ def check_prediction(client: httpx.Client, model: torch.nn.Module) -> None:
             "medians": medians[i].tolist(),
             "bids": bids[i].tolist(),
             "asks": asks[i].tolist(),
+            "signals": signals[i].tolist(),
         }
         for i in range(n)
     ]
     answer = client.post("/v1/predict", json={"samples": samples})
     assert answer.status_code == 200
     served = [list(each["values"].values()) for each in answer.json()["predictions"]]
-    np.testing.assert_array_equal(served, values_of(model, (medians, bids, asks, index)))
+    np.testing.assert_array_equal(served, values_of(model, (medians, bids, asks, signals, index)))
     one = client.post("/v1/predict", json=samples[0]).json()["predictions"]
-    direct = values_of(model, (medians[:1], bids[:1], asks[:1], index[:1]))
+    alone = [column[:1] for column in (medians, bids, asks, signals, index)]
+    direct = values_of(model, tuple(alone))
     np.testing.assert_array_equal([list(one[0]["values"].values())], direct)
     bad = client.post("/v1/predict", json={**samples[0], "bids": [1.0]})
     assert (bad.status_code, bad.json()["field"]) == (422, "bids")
@@ -102,7 +106,7 @@ def check_prediction(client: httpx.Client, model: torch.nn.Module) -> None:
 @pytest.mark.slow
 def test_the_application_predicts_trades_and_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    path.write_bytes(model_file())
+    path.write_bytes(model_file(signals=ALL))
     torch.set_num_threads(1)
     model, _ = load_model(path)
     mark = uuid.uuid4().hex

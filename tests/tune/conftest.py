@@ -32,7 +32,7 @@ def _samples(n: int = 2000, seed: int = 0, noise_bps: float = 0.5) -> Samples:
     common = 20 + rng.normal(0, 1, n)
     gains = np.stack([signal, signal - 1, -signal, -signal - 1, np.zeros(n)], axis=1)
     product = rng.integers(0, PRODUCTS, n).astype(np.int32)
-    return Samples(beat, product, medians, bids, asks, common[:, None] + gains)
+    return Samples(beat, product, medians, bids, asks, common[:, None] + gains, np.empty((n, 0)))
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ from tune.models import SeedConfig, SeedModel, build, log_ratios
 
 
 def _tensors(samples) -> list[torch.Tensor]:
-    columns = (samples.medians, samples.bids, samples.asks, samples.product)
+    columns = (samples.medians, samples.bids, samples.asks, samples.signals, samples.product)
     return [torch.from_numpy(column) for column in columns]
 
 
 def _fitted(samples, config: SeedConfig) -> SeedModel:
     torch.manual_seed(0)
-    model = build(config)
+    model = build(config, samples.signals.shape[1])
     features = _tensors(samples)
-    model.fit_scaling(*features[:3], *objectives.output_scaling("mse", samples.label))
+    model.fit_scaling(*features[:4], *objectives.output_scaling("mse", samples.label))
     return model.eval()
 
 
@@ -70,6 +70,8 @@ def test_every_input_reaches_the_outputs(make_samples, small) -> None:
         before = model(*features)
         assert before.shape == (50, 5)
         for index, other in enumerate(_tensors(make_samples(50, seed=9))):
+            if not other.numel():
+                continue  # Signals, of which there are none.
             changed = [*features[:index], other, *features[index + 1 :]]
             assert not torch.equal(model(*changed), before)
 

@@ -21,7 +21,7 @@ def train(train_samples, validation_samples, config, **options):
 
 
 def _model(state):
-    model = build(state.config.model)
+    model = build(state.config.model, 0)
     model.load_state_dict(state.best_weights)
     return model
 
