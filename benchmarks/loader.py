@@ -59,14 +59,14 @@ def _write(store: Store) -> None:
         medians = 50_000 * np.exp(np.cumsum(rng.normal(0, 2e-4, (ROWS, 10)), axis=1))
         bids, asks = (rng.dirichlet(np.ones(20), ROWS) for _ in range(2))
         features = Features(np.arange(ROWS), medians, bids, asks)
-        table = samples_table(features, index, rng.normal(0, 10, (ROWS, 5)))
+        table = samples_table(features, index, rng.normal(0, 10, (ROWS, 5)), np.empty((ROWS, 0)))
         write_samples(store, listed.id, "2026-08-09", table, Recipe())
 
 
 def _training(part: Part) -> list[Result]:
     """Measure an epoch of the seed model."""
     in_memory = _Tensors(part)
-    models = [build(CONFIG.model) for _ in range(2)]
+    models = [build(CONFIG.model, 0) for _ in range(2)]
     return compare(
         "training the seed model, fed by the loader",
         "samples/s",

@@ -24,6 +24,7 @@ from datasets.table_manifest import TableManifest, finish
 from datasets.tables import table_path
 from market.actions import Fees
 from market.errors import QuaverError
+from market.signals import SignalsConfig, names
 from tests.actors.wire import BTC, DAYS, ETH
 from tests.datasets.test_loader import RECIPE, write
 
@@ -69,6 +70,20 @@ def test_the_maps_hold_what_parquet_holds(store: Store) -> None:
         np.testing.assert_array_equal(values, wanted, name)
         assert not values.size or not (values.flags.writeable or values.flags.owndata), name
     assert found.labelled.tolist() == load_samples(store, RECIPE).labelled.tolist()
+
+
+def test_signals_are_one_more_column(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    recipe = Recipe(signals=SignalsConfig(spread=True, time_of_day=True))
+    write(store, BTC, DAYS[0], range(40), 1, recipe)
+    write(store, ETH, DAYS[0], range(30), 2, recipe)
+    found, wanted = samples_under(store, recipe).open(), load_samples(store, recipe)
+    assert found.signals.shape == wanted.signals.shape == (70, len(names(recipe.signals)))
+    np.testing.assert_array_equal(found.signals, wanted.signals.astype(np.float32))
+    store = Store(str(tmp_path / "without"))
+    write(store, BTC, DAYS[0], range(40), 1)
+    batch = Part.of(samples_under(store, RECIPE).open()).take(slice(5))
+    assert batch.signals.shape == (5, 0)
 
 
 def test_they_are_written_once_and_mapped_from_then_on(

@@ -44,7 +44,7 @@ def under(root: Path, samples: Samples, recipe: Recipe = RECIPE) -> CachedSample
     for index, product_id in enumerate(PRODUCTS):
         mine = samples.select(samples.product == index)
         features = Features(mine.beat, mine.medians, mine.bids, mine.asks)
-        table = samples_table(features, index, mine.label)
+        table = samples_table(features, index, mine.label, mine.signals)
         write_samples(store, product_id, "2026-08-09", table, recipe)
     return samples_under(store, recipe)
 

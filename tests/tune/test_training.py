@@ -1,5 +1,6 @@
 """Training learns, is deterministic, and resumes as if nothing had happened."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.batches import Part
+from datasets.batches import Batches, Part
+from datasets.samples import Samples
 from market.errors import QuaverError
 from tune import training
 from tune.checkpoint import load_state, save_state
@@ -112,6 +114,38 @@ def test_best_epoch_is_the_one_with_the_most_value(make_samples, small, tmp_path
     assert (state.best_epoch, state.best_value_bps) == (best + 1, values[best])
     for name, tensor in weights[best].items():
         assert torch.equal(state.best_weights[name], tensor)
+
+
+def test_each_epoch_has_its_own_order(make_samples, small, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = []
+
+    class Watched(Batches):
+        def epoch(self, epoch: int, from_batch: int = 0) -> Iterator[Samples]:
+            found = list(super().epoch(epoch, from_batch))
+            orders.append(tuple(np.concatenate([batch.beat for batch in found]).tolist()))
+            return iter(found)
+
+    monkeypatch.setattr(training, "Batches", Watched)
+    train(make_samples(700), make_samples(300, seed=3), small)
+    assert len(orders) == len(set(orders)) == 1 + small.epochs  # The first is for the scaling.
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+
+
+def test_validation_in_several_batches_is_that_of_all_rows(
+    make_samples, small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for batch in (1000, 64):
+        monkeypatch.setattr(training.evaluate, "BATCH", batch)
+        train(
+            make_samples(700),
+            make_samples(300, seed=3),
+            small,
+            on_epoch=lambda metrics, _: found.append(msgspec.structs.asdict(metrics)),
+        )
+    assert len(found) == 6
+    for whole, in_parts in zip(found[:3], found[3:], strict=True):
+        assert in_parts == pytest.approx(whole, rel=1e-5)
 
 
 def test_training_leaves_the_callers_generator_alone(make_samples, small) -> None:
