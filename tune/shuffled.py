@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from datasets.recipe import Recipe
 from datasets.samples import Samples
 from datasets.splits import SPLITS
-from market.actions import Action
 from market.features import LOOKBACK_BEATS
 from market.labels import advantage
 from tune.bootstrap import BLOCK_BEATS, Interval, block_bootstrap
 from tune.evaluate import choices
 
-SHUFFLES = 16
+SHUFFLES = 8
 COVERAGE = 0.998  # One false alarm in a thousand: a check that runs every night must not cry wolf.
 _RIDGE = 1e-3  # Per sample, of standardised inputs.
 

@@ -22,7 +22,7 @@ from market.errors import QuaverError
 from tests.helpers import recording, replay_windows
 
 VERBS = (
-    "demo", "import", "build", "sweep", "report", "serve", "health", "replay", "exchange",
+    "demo", "import", "build", "check-leakage", "sweep", "report", "serve", "health", "replay", "exchange",
     "show-config",
 )  # fmt: skip
 
