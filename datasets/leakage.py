@@ -154,20 +154,18 @@ class _DayCheck:
     def _cuts(self, kinds: list[int]) -> list[int]:
         """Pick a beat of each kind: 0 and 1 any, 2 near an end of the day, 3 near a gap."""
         windows = self._stored.within
-        if not len(windows):
-            return []
         places = np.arange(len(windows))
         ends = np.concatenate([places[:_NEAR_BEATS], places[-_NEAR_BEATS:]])
         breaks = (np.diff(windows["beat"]) != 1) | (np.diff(windows["valid"].view("i1")) != 0)
-        gaps = np.flatnonzero(breaks)
-        chosen = set()
+        around = np.arange(-_NEAR_BEATS, _NEAR_BEATS + 1)
+        gaps = np.clip(np.flatnonzero(breaks)[:, None] + around, 0, len(windows) - 1)
+        chosen: list[int] = []
         for kind in kinds:
-            at = self._rng.choice(ends if kind == 2 else places)
-            if kind == 3 and len(gaps):
-                near = self._rng.integers(-_NEAR_BEATS, _NEAR_BEATS + 1)
-                at = np.clip(self._rng.choice(gaps) + near, 0, len(windows) - 1)
-            chosen.add(int(windows["beat"][at]))
-        return sorted(chosen)
+            wanted = {2: ends, 3: np.unique(gaps)}.get(kind, places)
+            free = np.setdiff1d(wanted, chosen)
+            free = free if len(free) else np.setdiff1d(places, chosen)
+            chosen += [int(self._rng.choice(free))] if len(free) else []
+        return sorted(windows["beat"][chosen].tolist())
 
     def _future(self, beat: int, done: int, how: How, windows: Windows) -> None:
         """Compare what is known when `beat` ends; windows up to `done` were compared before."""
