@@ -9,7 +9,7 @@ Rows are fed once per product and day; what is tried at a beat goes on from a co
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -42,6 +42,7 @@ from market.products import product_index
 from market.windows import BEAT_NS
 
 How = Literal["future cut off", "future scrambled", "past scrambled"]
+_HOWS: tuple[How, ...] = get_args(How)  # What is told first comes first.
 _EVER = 1 << 62
 _LABEL = "label"  # The one column of samples that may know the future, up to the horizon.
 _NEAR_BEATS = 80  # About a horizon and a look-back: what a border or a gap can spoil.
@@ -57,8 +58,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     table: str  # "windows" or "samples".
     column: str
     beat: int  # The first that differs,
-    beats: int  # and how many do.
-    cut: int  # The beat at whose end (a past: at whose start) the rest was changed.
+    beats: int  # and how many do, at the cuts that were tried.
+    cut: int  # The first beat at whose end (a past: at whose start) a change showed it.
     how: How
     built_so: bool  # Whether building the day again, with all rows, gives what is stored.
 
@@ -129,7 +130,7 @@ class _DayCheck:
         self._stored = self._read(day)
         self._day_before = self._read(day_of(day_start_ns(day) - 1))
         self._windows = windows_table(self._stored.within)
-        self._found: dict[tuple[str, str, str], Finding] = {}
+        self._found: dict[tuple[str, str, str], dict[How, tuple[int, NDArray[np.int64]]]] = {}
         self.checked = DayChecked(product=product_id, day=day, cuts=[])
 
     def run(self, kinds: list[int]) -> DayChecked:
@@ -151,20 +152,18 @@ class _DayCheck:
     def _cuts(self, kinds: list[int]) -> list[int]:
         """Pick a beat of each kind: 0 and 1 any, 2 near an end of the day, 3 near a gap."""
         windows = self._stored.within
-        if not len(windows):
-            return []
         places = np.arange(len(windows))
         ends = np.concatenate([places[:_NEAR_BEATS], places[-_NEAR_BEATS:]])
         breaks = (np.diff(windows["beat"]) != 1) | (np.diff(windows["valid"].view("i1")) != 0)
-        gaps = np.flatnonzero(breaks)
-        chosen = set()
+        around = np.arange(-_NEAR_BEATS, _NEAR_BEATS + 1)
+        gaps = np.clip(np.flatnonzero(breaks)[:, None] + around, 0, len(windows) - 1)
+        chosen: list[int] = []
         for kind in kinds:
-            at = self._rng.choice(ends if kind == 2 else places)
-            if kind == 3 and len(gaps):
-                near = self._rng.integers(-_NEAR_BEATS, _NEAR_BEATS + 1)
-                at = np.clip(self._rng.choice(gaps) + near, 0, len(windows) - 1)
-            chosen.add(int(windows["beat"][at]))
-        return sorted(chosen)
+            wanted = {2: ends, 3: np.unique(gaps)}.get(kind, places)
+            free = np.setdiff1d(wanted, chosen)
+            free = free if len(free) else np.setdiff1d(places, chosen)
+            chosen += [int(self._rng.choice(free))] if len(free) else []
+        return sorted(windows["beat"][chosen].tolist())
 
     def _future(self, beat: int, done: int, how: How, windows: Windows) -> None:
         """Compare what is known when `beat` ends; windows up to `done` were compared before."""
@@ -224,22 +223,11 @@ class _DayCheck:
     def _note(
         self, table: str, day: str, cut: int, how: How, differ: dict[str, NDArray[np.int64]]
     ) -> None:
-        """Keep the first finding of each column."""
+        """Keep which beats of a column differ, and the first cut at which one did."""
         for column, beats in differ.items():
-            self._found.setdefault(
-                (day, table, column),
-                Finding(
-                    product=self._manifest.product,
-                    day=day,
-                    table=table,
-                    column=column,
-                    beat=int(beats[0]),
-                    beats=len(beats),
-                    cut=cut,
-                    how=how,
-                    built_so=False,
-                ),
-            )
+            ways = self._found.setdefault((day, table, column), {})
+            first, before = ways.get(how, (cut, beats))
+            ways[how] = first, np.union1d(before, beats)
 
     def _judged(self) -> list[Finding]:
         """Tell findings of code that looks ahead from those of files that it did not make."""
@@ -257,9 +245,25 @@ class _DayCheck:
                 made = self._made(one.day, self._around(*parts))
                 other[one.day, "samples"] = set(differing(made, one.samples))
         return [
-            msgspec.structs.replace(one, built_so=one.column not in other[one.day, one.table])
-            for one in self._found.values()
+            self._finding(day, table, column, column not in other[day, table])
+            for day, table, column in self._found
         ]
+
+    def _finding(self, day: str, table: str, column: str, built_so: bool) -> Finding:
+        ways = self._found[day, table, column]
+        how = next(how for how in _HOWS if how in ways)
+        cut, beats = ways[how]
+        return Finding(
+            product=self._manifest.product,
+            day=day,
+            table=table,
+            column=column,
+            beat=int(beats[0]),
+            beats=len(beats),
+            cut=cut,
+            how=how,
+            built_so=built_so,
+        )
 
     def _read(self, day: str) -> _Stored:
         store, product_id, start_ns = self._store, self._manifest.product, day_start_ns(day)

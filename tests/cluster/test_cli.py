@@ -22,8 +22,8 @@ from market.errors import QuaverError
 from tests.helpers import recording, replay_windows
 
 VERBS = (
-    "demo", "import", "build", "sweep", "report", "serve", "health", "replay", "exchange",
-    "show-config",
+    "demo", "import", "build", "check-leakage", "sweep", "report", "serve", "health", "replay",
+    "exchange", "show-config",
 )  # fmt: skip
 
 
