@@ -64,7 +64,10 @@ def measure() -> tuple[list[Result], Table]:
             cores=os.cpu_count() or 1,
             start_s=start_s,
         )
-        return [*results, *_growth_results(measured)], Table("build", table_of(measured, where()))
+        load = f"Load average {os.getloadavg()[0]:.0f}."
+        return [*results, *_growth_results(measured)], Table(
+            "build", table_of(measured, f"{where()} {load}")
+        )
     finally:
         shutil.rmtree(folder)
 
