@@ -44,6 +44,7 @@ _CHECK_CONFIG = Config(connect_timeout=3, read_timeout=5, retries={"total_max_at
 _URI_OPTIONS = {"region", "scheme", "endpoint_override"}
 _LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _ABSENT = {"NoSuchKey", "404"}
+_UNCHANGED = {"NotModified", "304"}
 _ABSENT_FILE = "raw"  # There is a folder of that name, never a file.
 
 
@@ -160,6 +161,29 @@ class Store:
             if data is None:
                 raise FileNotFoundError(self.full_path(path))
             return data
+
+    def read_if_changed(self, path: str, tag: str | None) -> tuple[bytes, str] | None:
+        """Return a file's bytes and a tag of them; None if that is `tag`, which is cheap.
+
+        It changes whenever the file is replaced. Errors as in `read`.
+        """
+        with self._named("read", path, passing=FileNotFoundError):
+            if self.is_local:
+                with (self._local / path).open("rb") as f:
+                    of = os.fstat(f.fileno())
+                    found = f"{of.st_ino}-{of.st_ctime_ns}-{of.st_size}"
+                    return None if found == tag else (f.read(), found)
+            condition = {"IfNoneMatch": tag} if tag else {}
+            try:
+                answer = self._s3.get_object(**self._named_object(path), **condition)
+            except ClientError as e:
+                if _code(e) in _UNCHANGED:
+                    return None
+                if _code(e) in _ABSENT:
+                    raise FileNotFoundError(self.full_path(path)) from None
+                raise
+            with answer["Body"] as body:
+                return body.read(), answer["ETag"]
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at this path."""

@@ -21,6 +21,13 @@ class Result(NamedTuple):
     against: str
 
 
+class Table(NamedTuple):
+    """A table of its own for docs/benchmarks.md."""
+
+    name: str
+    text: str
+
+
 def compare(
     name: str,
     unit: str,
@@ -57,7 +64,45 @@ def compare(
     return results
 
 
-def report(results: Iterable[Result]) -> None:
-    """Print one JSON line per result, which `python -m benchmarks` reads."""
-    for result in results:
-        print(json.dumps(result._asdict()), flush=True)  # noqa: T201
+def compare_cpu(
+    name: str,
+    unit: str,
+    ours: Callable[[], object],
+    against: dict[str, Callable[[], object]],
+    amount: int,
+    limit: int | None,
+    runs: int = 5,
+) -> list[Result]:
+    """Measure as `compare` does, but the processor's time, and against a limit of `unit` too.
+
+    All do the same amount. Print also the rate on the wall.
+    """
+    work = [ours, *against.values()]
+    taken: list[list[float]] = [[] for _ in work]
+    walls = []
+    for run in range(runs + 1):
+        for times, call in zip(taken, work, strict=True):
+            wall, start = time.perf_counter(), time.process_time()
+            call()
+            if run:  # The first one compiles.
+                times.append(time.process_time() - start)
+                walls += [time.perf_counter() - wall] if call is ours else []
+    value, *others = (amount / median(times) for times in taken)
+    results = [
+        Result(name, value, unit, value / other, yardstick)
+        for yardstick, other in zip(against, others, strict=True)
+    ]
+    if limit:
+        results.append(Result(name, value, unit, value / limit, f"limit {limit:,} {unit}"))
+    print(  # noqa: T201
+        f"{name}: {value:,.0f} {unit}, {amount / median(walls):,.0f} a second on the wall; "
+        + "; ".join(f"{r.against}: ratio {r.ratio:.2f}" for r in results),
+        flush=True,
+    )
+    return results
+
+
+def report(results: Iterable[Result], tables: Iterable[Table] = ()) -> None:
+    """Print one JSON line per result and table, which `python -m benchmarks` reads."""
+    for found in (*results, *tables):
+        print(json.dumps(found._asdict()), flush=True)  # noqa: T201

@@ -8,24 +8,22 @@ threads of its own. Times are those of the processor, all threads together: what
 import re
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from pyarrow import csv
 
 from actors.store import Store
 from benchmarks.decode import SEED, by_struct, recorded_frames
-from benchmarks.harness import Result, report
+from benchmarks.harness import Result, compare_cpu, report
 from datasets.imports import import_capture
 from datasets.tardis import import_tardis
 from market.products import UNIVERSE, Product, product
 from sim.wire import Listing, shared_frame
 
-RUNS = 5
+UNIT = "updates/CPU-s"
 FRAMES, CHANGES = 100_000, 5
 # As many as come within the time of a part: a recording of hours is that over and over, while in
 # few frames of 55 products most of the work is to begin 55 partitions.
@@ -42,11 +40,13 @@ def measure() -> list[Result]:
         results = []
         for name, frames, limit in _captures():
             path = folder / "capture.jsonl"
-            results += _measure(
+            amount = _written(path, frames)
+            results += compare_cpu(
                 f"import, {name}",
-                _written(path, frames),
+                UNIT,
                 partial(_import_capture, path, folder / "root"),
                 {"msgspec struct + float + round, read only": partial(_by_struct, path)},
+                amount,
                 limit,
             )
         return results + _measure_tardis(folder)
@@ -106,40 +106,6 @@ def _frame(number: int, events: bytes) -> bytes:
     return shared_frame("level2", _START_NS + number * _FRAME_NS, events).numbered(number)
 
 
-def _measure(
-    name: str,
-    amount: int,
-    ours: Callable[[], object],
-    against: dict[str, Callable[[], object]],
-    limit: int | None,
-) -> list[Result]:
-    """Measure as `harness.compare` does, but the processor's time; print also that on the wall."""
-    work = [ours, *against.values()]
-    taken: list[list[float]] = [[] for _ in work]
-    walls = []
-    for run in range(RUNS + 1):
-        for times, call in zip(taken, work, strict=True):
-            wall, start = time.perf_counter(), time.process_time()
-            call()
-            if run:  # The first one compiles.
-                times.append(time.process_time() - start)
-                walls += [time.perf_counter() - wall] if call is ours else []
-    value, *others = (amount / median(times) for times in taken)
-    unit = "updates/CPU-s"
-    results = [
-        Result(name, value, unit, value / other, yardstick)
-        for yardstick, other in zip(against, others, strict=True)
-    ]
-    if limit:
-        results.append(Result(name, value, unit, value / limit, f"limit {limit:,} updates/s"))
-    print(  # noqa: T201
-        f"{name}: {value:,.0f} {unit}, {amount / median(walls):,.0f} updates/s on the wall; "
-        + "; ".join(f"{r.against}: ratio {r.ratio:.2f}" for r in results),
-        flush=True,
-    )
-    return results
-
-
 def _import_capture(path: Path, root: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
     import_capture(Store(str(root)), path, "coinbase-advanced", {})
@@ -177,7 +143,7 @@ def _measure_tardis(folder: Path) -> list[Result]:
             np.rint(table[name].to_numpy() * units).astype(np.int64)
 
     against = {"pyarrow CSV + float + round, read only": by_pyarrow}
-    return _measure("import, Tardis CSV", count, ours, against, 1_000_000)
+    return compare_cpu("import, Tardis CSV", UNIT, ours, against, count, 1_000_000)
 
 
 if __name__ == "__main__":

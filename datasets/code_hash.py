@@ -25,21 +25,26 @@ Name = tuple[str, str]  # (module, name at its top level)
 @cache
 def code_sha256(*functions: Callable[..., Any]) -> str:
     """Return the hash of these functions, all that they reach, and the libraries that decide."""
-    reached: dict[Name, list[ast.stmt]] = {}
-    waiting = [(function.__module__, function.__name__) for function in functions]
-    while waiting:
-        name = waiting.pop()
-        if name not in reached and name[0] not in _CARRIERS:
-            reached[name] = _Module.of(name[0]).statements(name[1])
-            waiting += _named(name[0], reached[name])
     found = hashlib.sha256()
     for library in _DECIDING:
         found.update(f"{library} {version(library)}\n".encode())
-    for name, statements in sorted(reached.items()):
+    for name, statements in sorted(reached(*functions).items()):
         found.update(f"{name}\n".encode())
         for statement in statements:
             found.update(ast.dump(statement).encode())
     return found.hexdigest()
+
+
+def reached(*functions: Callable[..., Any]) -> dict[Name, list[ast.stmt]]:
+    """Return the statements behind each name that these functions reach, themselves included."""
+    found: dict[Name, list[ast.stmt]] = {}
+    waiting = [(function.__module__, function.__name__) for function in functions]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name[0] not in _CARRIERS:
+            found[name] = _Module.of(name[0]).statements(name[1])
+            waiting += _named(name[0], found[name])
+    return found
 
 
 def _named(module: str, statements: list[ast.stmt]) -> Iterator[Name]:

@@ -11,6 +11,7 @@ import msgspec
 import pyarrow as pa
 
 from actors.raw import FORMAT, RAW_SCHEMA, Gap, Manifest, Part, Session
+from datasets.external import EXTERNAL_SCHEMA
 from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, WINDOWS_FORMAT, WINDOWS_SCHEMA
 from market.actions import Action
 from market.events import Kind, Reason
@@ -111,6 +112,21 @@ _TABLES = (
         },
     ),
 )
+_EXTERNAL = _Table(
+    "External series",
+    "PATH.parquet",
+    "Parquet",
+    "whoever has them",
+    "News, sentiment and the like, at the path under the root that the configuration names. Rows "
+    "in any order; of two with the same `ns` and `name` the later one counts. Further columns are "
+    "passed over. A file that is in use is replaced as a whole, never written into.",
+    EXTERNAL_SCHEMA,
+    {
+        "ns": ("ns", "since when the value could be read, not what it is about; from 2001 on"),
+        "name": ("", "of the series"),
+        "value": ("the series' own", "finite"),
+    },
+)
 _MANIFEST: dict[type[msgspec.Struct], tuple[str, dict[str, str]]] = {
     Manifest: (
         "manifest.json",
@@ -161,25 +177,29 @@ def page() -> str:
     """Return the page; ValueError if descriptions and schemas do not name the same columns."""
     lines = [_INTRO]
     for table in _TABLES:
-        _check(table.title, table.schema.names, list(table.columns))
-        lines += [
-            f"## {table.title}",
-            f"`{table.path}`, format `{table.format}`, written by {table.writer}. {table.about}\n",
-            "| column | type | unit | meaning |",
-            "| --- | --- | --- | --- |",
-        ]
-        for field in table.schema:
-            unit, meaning = table.columns[field.name]
-            null = " or null" if field.nullable else ""
-            lines.append(f"| `{field.name}` | {_type(field.type)}{null} | {unit} | {meaning} |")
-        lines.append("")
-    lines += _signals()
+        lines += _described(table)
+    lines += _signals() + _described(_EXTERNAL)
     lines += ["## The raw manifest", "JSON beside the parts: what makes them part of the data.\n"]
     for struct, (title, meanings) in _MANIFEST.items():
         _check(title, list(struct.__struct_fields__), list(meanings))
         lines += [f"| {title} | meaning |", "| --- | --- |"]
         lines += [f"| `{name}` | {meaning} |" for name, meaning in meanings.items()] + [""]
     return "\n".join(lines)
+
+
+def _described(table: _Table) -> list[str]:
+    _check(table.title, table.schema.names, list(table.columns))
+    lines = [
+        f"## {table.title}",
+        f"`{table.path}`, format `{table.format}`, written by {table.writer}. {table.about}\n",
+        "| column | type | unit | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for field in table.schema:
+        unit, meaning = table.columns[field.name]
+        null = " or null" if field.nullable else ""
+        lines.append(f"| `{field.name}` | {_type(field.type)}{null} | {unit} | {meaning} |")
+    return [*lines, ""]
 
 
 def _signals() -> list[str]:

@@ -31,9 +31,7 @@ from datasets.recipe import Recipe
 from datasets.scramble import scrambled_past
 from datasets.table_manifest import Partition
 from datasets.tables import (
-    SAMPLES_FORMAT,
-    SAMPLES_SCHEMA,
-    read_table,
+    read_samples,
     read_windows,
     table_path,
     windows_table,
@@ -276,13 +274,7 @@ class _DayCheck:
                     )
         found = None
         if store.exists(samples):
-            found = read_table(store, samples, SAMPLES_SCHEMA, SAMPLES_FORMAT)
-            made_by = msgspec.json.decode(found.schema.metadata[b"recipe"], type=Recipe)
-            if made_by != self._recipe:
-                raise QuaverError(
-                    f"{store.root}/{samples} was made with {made_by}, which is not what the "
-                    "configuration says; run quaver build again"
-                )
+            found = read_samples(store, product_id, day, self._recipe)
         return _Stored(
             day,
             found,

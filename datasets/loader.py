@@ -19,16 +19,15 @@ def load_samples(
 ) -> Samples:
     """Return all samples under a root, in order of product and beat, or those of chosen days.
 
-    For what fits into memory; training maps `datasets.sample_cache` instead. `chosen` are (product
-    id, day), sorted, each of them stored. QuaverError if there are none, or if they were made by
-    another recipe.
+    For what fits into memory; training maps `datasets.sample_cache` instead. `chosen` are
+    (product id, day), sorted, each of them stored. QuaverError if there are none, or if they were
+    made by another recipe.
     """
+    if chosen is None:
+        chosen = stored(store, "samples")
     days = [
         parse_samples(store, path, store.read(path), recipe)
-        for path in (
-            table_path("samples", *of)
-            for of in (stored(store, "samples") if chosen is None else chosen)
-        )
+        for path in (table_path("samples", *of) for of in chosen)
     ]
     if not sum(map(len, days)):
         raise no_samples(store)
@@ -42,9 +41,10 @@ def load_samples(
 
 def parse_samples(store: Store, path: str, data: bytes, recipe: Recipe) -> Samples:
     """Return the samples of one file from its bytes; QuaverError as in `load_samples`."""
-    table = decode_samples(data, store.root, path, recipe)
+    table = decode_samples(data, f"{store.root}/{path}", recipe)
     columns = {name: _column(table[name]) for name in table.column_names}
-    return Samples(**{"signals": np.empty((table.num_rows, 0)), **columns})
+    none = np.empty((table.num_rows, 0))  # Of signals, where the recipe has none.
+    return Samples(**{"signals": none} | columns)
 
 
 def no_samples(store: Store) -> QuaverError:

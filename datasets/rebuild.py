@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.raw import Manifest, Session, book_sha256, by_start, read_session
+from actors.raw import Manifest, Session, book_sha256, by_start, read_parts
 from actors.store import Store
 from market.errors import QuaverError
 from market.windows import WINDOW, WindowBuilder
@@ -18,10 +18,12 @@ def windows_of(store: Store, manifest: Manifest) -> NDArray[np.void]:
     found = [np.zeros(0, WINDOW)]
     for session in by_start(manifest):
         builder = WindowBuilder()
-        try:
-            found.append(builder.feed(read_session(store, manifest, session)))
-        except ValueError as e:
-            raise QuaverError(f"{_of(store, manifest)}: {e}") from None
+        parts = read_parts(store, manifest, session)
+        for part, events in zip(session.parts, parts, strict=True):
+            try:
+                found.append(builder.feed(events))
+            except ValueError as e:
+                raise QuaverError(f"{_of(store, manifest)}, {part.name}: {e}") from None
         _check_book(store, manifest, session, builder)
     return one_per_beat(found)
 

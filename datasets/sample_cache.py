@@ -100,7 +100,7 @@ class CachedSamples:
     def _mapped(self) -> Samples:
         return Samples(
             **{
-                column.name: np.load(self.folder / self.key / f"{column.name}.npy", mmap_mode="r")
+                column.name: _map(self.folder / self.key / f"{column.name}.npy")
                 for column in fields(Samples)
             }
         )
@@ -150,6 +150,14 @@ class CachedSamples:
         if sha256(data) != digest:
             raise _changed(self.store, path)
         return parse_samples(self.store, path, data, self.recipe)
+
+
+def _map(path: Path) -> NDArray[Any]:
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, _ = np.lib.format.read_array_header_1_0(file)
+    # Nothing cannot be mapped: signals, if there are none.
+    return np.load(path, mmap_mode=None if 0 in shape else "r")
 
 
 def _read(store: Store, path: str) -> bytes:

@@ -36,9 +36,9 @@ class TableManifest(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     sha256: str  # Of the file.
 
-    def is_current(self, inputs: str | None, code: str) -> bool:
+    def is_current(self, inputs: str, code: str) -> bool:
         """Whether building the partition again would give the same file."""
-        return (self.format, self.inputs_sha256, self.code_sha256) == (FORMAT, inputs, code)
+        return (self.inputs_sha256, self.code_sha256) == (inputs, code)
 
 
 def manifest_path(table: str, product_id: str, day: str) -> str:
@@ -72,8 +72,7 @@ def read_table_manifest(
         found = msgspec.json.decode(data, type=TableManifest)
     except (FileNotFoundError, msgspec.DecodeError, ValueError):
         return None
-    mine = (FORMAT, table, product_id, day)
-    return found if (found.format, found.table, found.product, found.day) == mine else None
+    return found if found.format == FORMAT else None
 
 
 def read_table_manifests(

@@ -18,7 +18,6 @@ from market.actions import Action
 from market.book import BUCKETS
 from market.errors import QuaverError
 from market.features import MEDIAN_LAGS, Features
-from market.signals import names
 from market.windows import WINDOW
 
 WINDOWS_FORMAT = "quaver.windows.1"
@@ -112,7 +111,7 @@ def write_samples(
 ) -> memoryview:
     """Write one product and day of samples, with the recipe they were made by; return the bytes."""
     meta = {"format": SAMPLES_FORMAT, "recipe": msgspec.json.encode(recipe).decode()}
-    if columns := names(recipe.signals):
+    if columns := recipe.signal_names:
         meta["signals"] = msgspec.json.encode(columns).decode()
     return _write(store, "samples", product_id, day, table, meta)
 
@@ -140,25 +139,24 @@ def decode_windows(data: bytes, where: str) -> NDArray[np.void]:
 
 
 def read_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> pa.Table:
-    """Return one product and day of samples; QuaverError as from `read_table`.
+    """Return one product and day of samples; QuaverError as from `decode_samples`."""
+    path = table_path("samples", product_id, day)
+    return decode_samples(store.read(path), f"{store.root}/{path}", recipe)
+
+
+def decode_samples(data: bytes, where: str, recipe: Recipe) -> pa.Table:
+    """Return samples from the bytes of `where`; QuaverError as in `decode_table`.
 
     Also if they were made by another recipe, or hold other signals than it names.
     """
-    path = table_path("samples", product_id, day)
-    return decode_samples(store.read(path), store.root, path, recipe)
-
-
-def decode_samples(data: bytes, root: str, path: str, recipe: Recipe) -> pa.Table:
-    """Return the samples in the bytes of a file; QuaverError as from `read_samples`."""
-    where = f"{root}/{path}"
     table = _readable(data, where, SAMPLES_FORMAT)
     made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
     if made_by != recipe:
         raise QuaverError(
-            f"samples in {root} were made with {made_by}, which is not what the "
-            "configuration says; run quaver build again"
+            f"{where} was made with {made_by}, which is not what the configuration says; "
+            "run quaver build again"
         )
-    wanted = names(recipe.signals)
+    wanted = recipe.signal_names
     found = msgspec.json.decode(table.schema.metadata.get(b"signals", b"[]"), type=tuple[str, ...])
     _check_columns(table, where, samples_schema(len(wanted)))
     if found != wanted:
@@ -169,13 +167,8 @@ def decode_samples(data: bytes, root: str, path: str, recipe: Recipe) -> pa.Tabl
     return table
 
 
-def read_table(store: Store, path: str, schema: pa.Schema, version: str) -> pa.Table:
-    """Return a table; QuaverError if the file is broken or of another version."""
-    return decode_table(store.read(path), f"{store.root}/{path}", schema, version)
-
-
 def decode_table(data: bytes, where: str, schema: pa.Schema, version: str) -> pa.Table:
-    """Return the table in the bytes of `where`; QuaverError as in `read_table`."""
+    """Return the table in the bytes of `where`; QuaverError if broken or of another version."""
     table = _readable(data, where, version)
     _check_columns(table, where, schema)
     return table
@@ -203,10 +196,28 @@ def _write(
     store: Store, name: str, product_id: str, day: str, table: pa.Table, meta: dict[str, str]
 ) -> memoryview:
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(meta), sink, compression="zstd")
+    pq.write_table(
+        table.replace_schema_metadata(meta),
+        sink,
+        compression="zstd",
+        use_dictionary=False,
+        column_encoding=_encodings(table.schema),
+    )
     data = memoryview(sink.getvalue())
     store.write(table_path(name, product_id, day), data)
     return data
+
+
+def _encodings(schema: pa.Schema) -> dict[str, str]:
+    """Numbers byte by byte: smaller than with dictionaries, for a third of the work."""
+    found = {}
+    for field in schema:
+        is_list = pa.types.is_fixed_size_list(field.type)
+        kind = field.type.value_type if is_list else field.type
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            path = f"{field.name}.list.element" if is_list else field.name
+            found[path] = "BYTE_STREAM_SPLIT"
+    return found
 
 
 def _lists(

@@ -22,7 +22,6 @@ from ray.serve.handle import DeploymentHandle
 from market.actions import Action
 from market.errors import QuaverError
 from market.policy import decide
-from market.signals import names
 from serve_app.execution import Execution
 from serve_app.executor import ExecutionConfig, Predict, traded
 from serve_app.predictor import Predictor, replica_handle
@@ -108,7 +107,7 @@ def create_api(meta: ModelMeta, predict: Predict, execution: ExecutionView) -> F
     """Return the HTTP application over a predictor and an execution; it needs no Ray."""
     api = FastAPI(title="Quaver", version=meta.features_version)
     index = {name: meta.products.index(name) for name in meta.trained}
-    about, wanted = _about(meta), names(meta.recipe.signals)
+    about, wanted = _about(meta), meta.recipe.signal_names
 
     @api.post("/v1/predict", openapi_extra=_body_schema())
     async def predictions(request: Request) -> Response:
@@ -316,7 +315,7 @@ def _about(meta: ModelMeta) -> dict[str, Any]:
         "trained": list(meta.trained),
         "features_version": meta.features_version,
         "recipe": msgspec.to_builtins(meta.recipe),
-        "signals": list(names(meta.recipe.signals)),
+        "signals": list(meta.recipe.signal_names),
     }
 
 

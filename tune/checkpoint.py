@@ -21,7 +21,6 @@ from torch import Tensor
 
 from datasets.recipe import Recipe
 from market.errors import QuaverError
-from market.signals import names
 from tune.config import TrainConfig
 from tune.models import ModelConfig, SeedModel, build
 from tune.objectives import Objective
@@ -115,7 +114,7 @@ def load_model(
         )
     # Building draws random weights, which are then replaced: the caller's generator stays as it is.
     with torch.random.fork_rng(devices=[]):
-        model = build(meta.model, len(names(meta.recipe.signals)))
+        model = build(meta.model, len(meta.recipe.signal_names))
     try:
         weights = safetensors.torch.load(content)
         model.load_state_dict(weights)

@@ -34,6 +34,7 @@ METHODS: dict[str, Callable[[Store], object]] = {
     "write": lambda store: store.write(FILE, b"data"),
     "update": lambda store: store.update(FILE, lambda before: b"data"),
     "read": lambda store: store.read(FILE),
+    "read_if_changed": lambda store: store.read_if_changed(FILE, None),
     "exists": lambda store: store.exists(FILE),
     "delete": lambda store: store.delete(FILE),
     "files": lambda store: store.files("raw"),

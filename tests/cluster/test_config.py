@@ -8,8 +8,10 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 import cluster
 from cluster.config import Config, as_toml, grids, load_config
+from datasets.recipe import Recipe
 from market.errors import QuaverError
 from market.products import product_of
+from market.signals import SignalsConfig
 
 
 def test_defaults_are_those_of_the_definitions() -> None:
@@ -31,6 +33,13 @@ def test_an_override_beats_the_file_and_the_file_beats_the_default(tmp_path: Pat
     path.write_text("[fees]\ntaker_bps = 40\nmaker_bps = 20\n")
     config = load_config(path, ["fees.taker_bps=60"])
     assert (config.fees.taker_bps, config.fees.maker_bps) == (60, 20)
+
+
+def test_a_signal_is_a_switch_and_part_of_what_samples_are_made_by() -> None:
+    assert load_config(None, []).recipe == Recipe()
+    config = load_config(None, ["signals.taker=true", "fees.taker_bps=60"])
+    assert config.recipe.signals == SignalsConfig(taker=True)
+    assert config.recipe.fees.taker_bps == 60
 
 
 def test_a_grid_given_replaces_the_default_one() -> None:

@@ -35,7 +35,7 @@ class Told(Watcher):
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds go without Ray, one partition after the other."""
+    """Builds go without Ray, one partition after the other, and wait for no disk."""
 
     def serial(
         store: Store, recipe: Recipe, stage: str, todo: list[Partition]
@@ -44,6 +44,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
             yield partition, build_one(store, recipe, stage, partition)
 
     monkeypatch.setattr(build_module, "_map", serial)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 def record_day(

@@ -17,7 +17,6 @@ from datasets.recipe import Recipe
 from datasets.samples import Samples
 from datasets.tables import read_windows, stored, table_path
 from market.errors import QuaverError
-from market.events import EVENT
 from market.features import Features, features
 from market.labels import labels
 from market.products import product, product_index, product_of
@@ -194,18 +193,6 @@ def test_a_partition_that_is_not_there_is_named(tmp_path: Path) -> None:
         build_windows(store, BTC, DAYS[0])
     with pytest.raises(QuaverError, match=f"{BTC}.*{DAYS[0]}"):
         build_samples(store, BTC, DAYS[0], RECIPE)
-
-
-def test_a_row_that_no_reader_makes_is_named_with_its_partition(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    row = np.zeros(1, EVENT)  # A level at a price of zero.
-    store = Store(str(tmp_path))
-    record(store, Walk(1).snapshots(START_NS))
-    monkeypatch.setattr("datasets.rebuild.read_session", lambda *_: row)
-    with pytest.raises(QuaverError, match=f"{BTC} on {DAYS[0]}.*row 0.*'price': 0"):
-        build_windows(store, BTC, DAYS[0])
-    assert files(tmp_path, "windows") == {}
 
 
 def test_an_empty_root_says_where_data_comes_from(tmp_path: Path) -> None:

@@ -121,8 +121,9 @@ HARMS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize("built_before", [False, True])
+@pytest.mark.parametrize(
+    ("harm", "built_before"), [*((harm, True) for harm in HARMS), (absent, False)]
+)
 def test_a_bad_partition_is_named_and_all_others_are_built(
     root: str, harm: Harm, built_before: bool
 ) -> None:

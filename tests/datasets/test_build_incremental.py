@@ -20,6 +20,7 @@ from datasets.tables import stored, table_path
 from datasets.todo import choose
 from market.actions import Fees
 from market.errors import QuaverError
+from market.signals import SignalsConfig
 from tests.actors.wire import BTC, ETH
 from tests.datasets.building import (
     DAYS,
@@ -106,12 +107,13 @@ def test_what_a_collector_counts_besides_makes_nothing_stale(tmp_path: Path) -> 
     assert find_todo(store, RECIPE).is_empty()
 
 
-def test_another_grid_makes_windows_and_their_samples_stale(tmp_path: Path) -> None:
+@pytest.mark.parametrize("increment", ["quote_increment", "base_increment"])
+def test_another_grid_makes_windows_and_their_samples_stale(tmp_path: Path, increment: str) -> None:
     store = Store(str(tmp_path))
     record_days(store)
     run(store)
     raw = raw_manifest(store, ETH, DAYS[3])
-    raw.quote_increment = "0.1"
+    setattr(raw, increment, "0.1")
     store.write(raw_path(ETH, DAYS[3]), msgspec.json.encode(raw))
     assert steps(run(store)) == [("samples", ETH, DAYS[3]), ("windows", ETH, DAYS[3])]
 
@@ -120,10 +122,10 @@ def test_another_recipe_makes_all_samples_stale_and_no_windows(tmp_path: Path) -
     store = Store(str(tmp_path))
     record_days(store, 2)
     run(store)
-    other = Recipe(fees=Fees(taker_bps=1.0))
-    outcome = build(store, other, find_todo(store, other))
-    assert steps(outcome) == all_steps("samples", DAYS[:2])
-    assert find_todo(store, other).is_empty() and not find_todo(store, RECIPE).is_empty()
+    for other in (Recipe(fees=Fees(taker_bps=1.0)), Recipe(signals=SignalsConfig(taker=True))):
+        outcome = build(store, other, find_todo(store, other))
+        assert steps(outcome) == all_steps("samples", DAYS[:2])
+        assert find_todo(store, other).is_empty() and not find_todo(store, RECIPE).is_empty()
 
 
 @pytest.mark.parametrize("stage", ["windows", "samples"])
@@ -347,6 +349,7 @@ def test_what_is_changed_back_after_a_kill_is_not_taken_for_current(tmp_path: Pa
         patched.setattr("datasets.partition.finish", lambda *_: (_ for _ in ()).throw(Dead))
         with pytest.raises(Dead):
             build_windows(store, BTC, DAYS[0])
+    assert not store.exists(manifest_path("windows", BTC, DAYS[0]))
     store.write(raw_path(BTC, DAYS[0]), raw)
     run(store)
     assert tables(store) == before

@@ -1,5 +1,7 @@
 """A partition alone gives the book that was running, and says so where it does not."""
 
+import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +18,13 @@ from actors.raw import (
     partition_path,
     partitions,
     read_manifest,
+    read_parts,
     read_session,
 )
 from actors.store import Store, sha256
 from datasets.rebuild import windows_of
 from market.errors import QuaverError
-from market.events import Kind
+from market.events import EVENT, Kind
 from market.windows import WindowBuilder
 from tests.actors.test_spool import live
 from tests.actors.wire import (
@@ -32,6 +35,7 @@ from tests.actors.wire import (
     MIDNIGHT_NS,
     SECOND_NS,
     Walk,
+    assert_same_rows,
     record,
 )
 
@@ -85,20 +89,32 @@ def test_a_session_ends_with_the_hash_of_the_running_book(
 
 def changed(store: Store, day: str, change: Callable[[Rows], Rows]) -> Manifest:
     """A partition whose rows were changed, and its manifest with them."""
+    return cut(store, day, lambda rows: [change(rows)])
+
+
+def cut(store: Store, day: str, pieces: Callable[[Rows], list[Rows]]) -> Manifest:
+    """A partition of the parts that its rows are made into, and its manifest with them."""
     manifest = manifest_of(store, day)
     (session,) = manifest.sessions
-    rows = change(read_session(store, manifest, session))
-    data = encode_part(rows, manifest.listed)
-    part = Part(
-        name="part-changed.parquet",
-        rows=len(rows),
-        first_ns=session.first_ns,
-        last_ns=session.last_ns,
-        sha256=sha256(data),
-    )
-    store.write(f"{partition_path(BTC, day)}/{part.name}", data)
-    session = msgspec.structs.replace(session, parts=[part])
+    parts = []
+    for number, rows in enumerate(pieces(read_session(store, manifest, session))):
+        data = encode_part(rows, manifest.listed)
+        part = Part(
+            name=f"part-changed-{number:04d}.parquet",
+            rows=len(rows),
+            first_ns=int(rows["ns"][0]),
+            last_ns=int(rows["ns"][-1]),
+            sha256=sha256(data),
+        )
+        store.write(f"{partition_path(BTC, day)}/{part.name}", data)
+        parts.append(part)
+    session = msgspec.structs.replace(session, parts=parts)
     return msgspec.structs.replace(manifest, sessions=[session])
+
+
+def in_parts_of(count: int) -> Callable[[Rows], list[Rows]]:
+    """So many rows each, wherever frames, snapshots and beats end."""
+    return lambda rows: np.split(rows, range(count, len(rows), count))
 
 
 def last_of_a_level(rows: Rows) -> int:
@@ -135,6 +151,134 @@ def test_a_row_that_is_missing_or_wrong_is_found(
         QuaverError, match=f"{BTC} on {day}.*session {manifest.sessions[0].session}"
     ):
         windows_of(store, manifest)
+
+
+@pytest.mark.parametrize("day", DAYS)
+@pytest.mark.parametrize("count", [7, 25])
+def test_a_session_in_many_parts_gives_the_windows_of_one(
+    tmp_path: Path, day: str, count: int
+) -> None:
+    store = Store(str(tmp_path))
+    record(store, [frame for part in over_midnight() for frame in part])
+    whole = manifest_of(store, day)
+    many = cut(store, day, in_parts_of(count))
+    (wanted,), (session,) = whole.sessions, many.sessions
+    assert len(whole.sessions[0].parts) == 1 and len(session.parts) > 5
+    assert_same_rows(read_session(store, many, session), read_session(store, whole, wanted))
+    assert_same_rows(windows_of(store, many), windows_of(store, whole))
+
+
+def test_a_row_that_no_reader_makes_is_named_with_its_part(tmp_path: Path) -> None:
+    def at_no_price(rows: Rows) -> list[Rows]:
+        rows = rows.copy()
+        rows["price"][30] = 0
+        return in_parts_of(25)(rows)
+
+    store = Store(str(tmp_path))
+    record(store, [frame for part in over_midnight() for frame in part])
+    manifest = cut(store, DAYS[0], at_no_price)
+    named = f"{BTC} on {DAYS[0]} .*, part-changed-0001.parquet: .*row 5 .*'price': 0"
+    with pytest.raises(QuaverError, match=named):
+        windows_of(store, manifest)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda path: path.unlink(), "part-changed-0003.parquet is listed .* but missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "0003.parquet is not what its"),
+    ],
+)
+def test_a_part_in_the_middle_that_is_missing_or_spoilt_is_named(
+    tmp_path: Path, spoil: Callable[[Path], object], named: str
+) -> None:
+    store = Store(str(tmp_path))
+    record(store, [frame for part in over_midnight() for frame in part])
+    manifest = cut(store, DAYS[0], in_parts_of(25))
+    spoil(tmp_path / partition_path(BTC, DAYS[0]) / "part-changed-0003.parquet")
+    with pytest.raises(QuaverError, match=named):
+        windows_of(store, manifest)
+
+
+def test_a_day_is_rebuilt_in_the_memory_of_its_parts_not_of_all_its_rows(tmp_path: Path) -> None:
+    """A CLOCK mark over and over stands for the rows of a day: they are as large as any."""
+    at_once = 20_000
+
+    def many_marks(rows: Rows) -> list[Rows]:
+        return [rows, *[np.repeat(rows[-1:], at_once)] * 15]
+
+    store = Store(str(tmp_path))
+    record(store, [frame for part in over_midnight() for frame in part])
+    manifest = cut(store, DAYS[0], many_marks)
+    windows_of(store, manifest)  # Compiles.
+    tracemalloc.start()
+    try:
+        windows_of(store, manifest)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * at_once * EVENT.itemsize
+
+
+class Remote(Store):
+    """A folder that is read as S3 is, and answers when it is told to."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(str(root))
+        self.is_local = False
+        self._folder = Store(str(root))
+        self.asked: list[str] = []
+        self._changed = threading.Condition()
+
+    def read(self, path: str) -> bytes:
+        with self._changed:
+            self.asked.append(path)
+            self._changed.notify_all()
+        return self._folder.read(path)
+
+    def wait_for(self, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.asked) >= count, timeout=30)
+
+
+def remote(root: Path, spoil: Callable[[Path], object] = Path.exists) -> tuple[Remote, Manifest]:
+    """A root on S3 with a session of seven parts, the fourth of them spoilt."""
+    store = Store(str(root))
+    record(store, [frame for part in over_midnight() for frame in part])
+    manifest = cut(store, DAYS[0], in_parts_of(25))
+    assert len(manifest.sessions[0].parts) == 7
+    spoil(root / partition_path(BTC, DAYS[0]) / "part-changed-0003.parquet")
+    return Remote(root), manifest
+
+
+def test_parts_on_s3_are_asked_for_ahead_a_few_at_once_and_come_in_order(tmp_path: Path) -> None:
+    store, manifest = remote(tmp_path)
+    parts = read_parts(store, manifest, manifest.sessions[0])
+    found = [next(parts)]
+    store.wait_for(5)
+    assert len(store.asked) == 5  # The one that came and four more: memory stays that of a few.
+    found += parts
+    assert len(store.asked) == 7
+    wanted = read_session(Store(str(tmp_path)), manifest, manifest.sessions[0])
+    assert_same_rows(np.concatenate(found), wanted)
+
+
+def test_a_part_on_s3_that_is_missing_or_spoilt_is_named_in_its_turn(tmp_path: Path) -> None:
+    for name, spoil in (("missing", Path.unlink), ("SHA-256", lambda path: path.write_bytes(b""))):
+        store, manifest = remote(tmp_path / name, spoil)
+        parts = read_parts(store, manifest, manifest.sessions[0])
+        assert [len(next(parts)) for _ in range(3)] == [25] * 3
+        with pytest.raises(QuaverError, match=f"part-changed-0003.parquet .*{name}"):
+            next(parts)
+
+
+def test_who_stops_reading_a_session_on_s3_leaves_no_thread_behind(tmp_path: Path) -> None:
+    store, manifest = remote(tmp_path)
+    before = threading.active_count()
+    parts = read_parts(store, manifest, manifest.sessions[0])
+    next(parts)
+    parts.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
 
 
 def test_of_a_book_that_was_not_known_at_the_end_nothing_is_compared(tmp_path: Path) -> None:

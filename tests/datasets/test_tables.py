@@ -162,6 +162,21 @@ def test_the_same_windows_are_the_same_bytes(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+def test_no_number_is_stored_through_a_dictionary(tmp_path: Path) -> None:
+    store, none = Store(str(tmp_path)), np.zeros((3, 20))
+    found = Features(np.arange(3), np.zeros((3, 10)), none, none)
+    write_windows(store, BTC, DAY, random_windows(3))
+    write_samples(
+        store, BTC, DAY, samples_table(found, 0, np.zeros((3, 5)), np.zeros((3, 0))), Recipe()
+    )
+    for table, flags in (("windows", 1), ("samples", 0)):
+        row_group = pq.read_metadata(tmp_path / table_path(table, BTC, DAY)).row_group(0)
+        stored = [row_group.column(i) for i in range(row_group.num_columns)]
+        split = [c for c in stored if "BYTE_STREAM_SPLIT" in c.encodings]
+        assert len(split) == len(stored) - flags
+        assert not any(c.has_dictionary_page for c in stored)
+
+
 def test_what_is_stored_is_listed_by_product_and_day(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     assert stored(store, "windows") == []
