@@ -136,8 +136,8 @@ def _fit_scaling(model: SeedModel, batches: Batches, config: TrainConfig) -> Non
 def features_of(samples: Samples) -> tuple[Tensor, ...]:
     """Return the inputs of a model from a batch of samples, which must be writable.
 
-    Prices stay f64 until their ratio is taken; shares and signals lose nothing
-    that matters as f32.
+    Prices stay f64 until their ratio is taken; shares and signals lose nothing that
+    matters as f32.
     """
     return (
         torch.from_numpy(samples.medians),

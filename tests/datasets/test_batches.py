@@ -34,7 +34,13 @@ def rows_of(found: list[Samples]) -> list[int]:
     """The rows that batches bring, after a look that their columns are of the same rows."""
     for batch in found:
         np.testing.assert_array_equal(batch.product, batch.beat // 100)
-        for column in (batch.medians, batch.bids, -batch.asks, batch.label[:, :1]):
+        for column in (
+            batch.medians,
+            batch.bids,
+            -batch.asks,
+            batch.label[:, :1],
+            2 * batch.signals[:, :1],
+        ):
             assert (column == batch.beat[:, None]).all()
     return [row for batch in found for row in batch.beat.tolist()]
 

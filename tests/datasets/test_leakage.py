@@ -16,7 +16,7 @@ from datasets.recipe import Recipe
 from datasets.tables import (
     SAMPLES_FORMAT,
     SAMPLES_SCHEMA,
-    read_table,
+    decode_table,
     read_windows,
     samples_table,
     table_path,
@@ -249,7 +249,8 @@ def test_samples_made_of_windows_shifted_by_a_beat_are_found(
     found = features(shifted, 0.01)
     label = labels(shifted, RECIPE.fees)
     at = np.searchsorted(shifted["beat"], found.beats)
-    write_samples(store, BTC, DAYS[1], samples_table(found, 0, label[at]), RECIPE)
+    none = np.empty((len(at), 0))
+    write_samples(store, BTC, DAYS[1], samples_table(found, 0, label[at], none), RECIPE)
     one = found_in(check(store, days=[DAYS[1]]))["samples", "medians"]
     assert one.beat >= BORDER + 68 and not one.built_so
 
@@ -304,7 +305,7 @@ def test_a_leak_into_labels_of_the_day_before_is_found_from_the_day_after(tmp_pa
     over_midnight(store)
     build_all(store)
     path = table_path("samples", BTC, DAYS[0])
-    table = read_table(store, path, SAMPLES_SCHEMA, SAMPLES_FORMAT)
+    table = decode_table(store.read(path), path, SAMPLES_SCHEMA, SAMPLES_FORMAT)
     rows = table["label"].to_pylist()
     rows[-60][2] += 1e-9  # Its horizon ends 15 beats after midnight.
     label = pa.array(rows, SAMPLES_SCHEMA.field("label").type)
@@ -322,7 +323,7 @@ def test_samples_too_many_or_too_few_are_found_by_their_beat(tmp_path: Path) -> 
     over_midnight(store)
     build_all(store)
     path = table_path("samples", BTC, DAYS[1])
-    table = read_table(store, path, SAMPLES_SCHEMA, SAMPLES_FORMAT)
+    table = decode_table(store.read(path), path, SAMPLES_SCHEMA, SAMPLES_FORMAT)
     fewer = pa.concat_tables([table.slice(0, 30), table.slice(33)])
     write_samples(store, BTC, DAYS[1], fewer, RECIPE)
     one = found_in(check(store, days=[DAYS[1]]))["samples", "beat"]

@@ -35,7 +35,7 @@ def market(seed: int, edge: float) -> Samples:
         medians = 100 * np.exp(1e-4 * np.cumsum(rng.normal(size=(BEATS, 10)), axis=1))
         parts.append((np.arange(BEATS), np.full(BEATS, product), medians, bids, asks, label))
     beat, index, *rest = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Samples(beat, index.astype(np.int32), *rest)
+    return Samples(beat, index.astype(np.int32), *rest, np.zeros((len(beat), 0)))
 
 
 @pytest.mark.parametrize("edge", [0.0, 5.0])
