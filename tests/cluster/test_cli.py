@@ -65,7 +65,13 @@ def test_every_verb_explains_itself(verb: str) -> None:
         (["demo", "--set", "demo.hour=3"], "did you mean demo.hours?"),
         (["show-config", "--config", "absent.toml"], "absent.toml"),
         (["build", "--data", "nowhere://x"], "folder or s3://bucket/prefix"),
-        (["build", "--data", "OUT", "--set", "ray_address=ray://host:1"], "host:port"),
+        (
+            [
+                *("record", "--data", "OUT", "--feed", "ws://127.0.0.1:1"),
+                *("--set", "ray_address=ray://host:1"),
+            ],
+            "host:port",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_1(
