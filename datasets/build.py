@@ -6,6 +6,7 @@ fails stops nothing else; where the server is away, what failed for it is done a
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -165,11 +166,11 @@ def _map(
     _set_up_ray_data()
     rows = [{"product": product_id, "day": day} for product_id, day in todo]
     missing = dict.fromkeys(todo)
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        one,
-        num_cpus=1,
-        max_retries=_DEATHS,  # Ray Data itself would start a task that always dies for ever.
-    )
+    items = ray.data.from_items(rows, override_num_blocks=len(rows))
+    with warnings.catch_warnings():
+        # Ray Data itself would start a task that always dies for ever, and knows no newer way.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*ray_remote_args")
+        dataset = items.map(one, num_cpus=1, max_retries=_DEATHS)
     for row in dataset.iter_rows():
         partition = (row["product"], row["day"])
         del missing[partition]
