@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from actors.raw import FORMAT, RAW_SCHEMA, Gap, Manifest, Part, Session
 from datasets.external import EXTERNAL_SCHEMA
+from datasets.table_manifest import FORMAT as MANIFEST_FORMAT
+from datasets.table_manifest import TableManifest
 from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, WINDOWS_FORMAT, WINDOWS_SCHEMA
 from market.actions import Action
 from market.events import Kind, Reason
@@ -28,6 +30,10 @@ Written by `python -m datasets.describe` from the schemas in the code; a test co
 folder or `s3://bucket/prefix`, laid out the same. Days are UTC. Prices are whole ticks (the
 product's quote increment), sizes whole lots (its base increment): both increments are in the raw
 manifest. Times are nanoseconds since 1970, UTC. Beat `k` is the four seconds from `4k` on.
+
+`cache/samples/KEY/COLUMN.npy` holds samples as plain columns, a copy that training maps into
+memory; it may be deleted. Corrupt frames lie verbatim in `quarantine/`, sweeps in `runs/`, reports
+in `reports/`.
 """
 
 
@@ -117,9 +123,9 @@ _EXTERNAL = _Table(
     "PATH.parquet",
     "Parquet",
     "whoever has them",
-    "News, sentiment and the like, at the path under the root that the configuration names. Rows "
-    "in any order; of two with the same `ns` and `name` the later one counts. Further columns are "
-    "passed over. A file that is in use is replaced as a whole, never written into.",
+    "News, sentiment and the like. `datasets/external.py` reads them; samples do not take them "
+    "yet. Rows in any order; of two with the same `ns` and `name` the later one counts. Further "
+    "columns are passed over. A file that is in use is replaced as a whole, never written into.",
     EXTERNAL_SCHEMA,
     {
         "ns": ("ns", "since when the value could be read, not what it is about; from 2001 on"),
@@ -127,9 +133,9 @@ _EXTERNAL = _Table(
         "value": ("the series' own", "finite"),
     },
 )
-_MANIFEST: dict[type[msgspec.Struct], tuple[str, dict[str, str]]] = {
+_MANIFESTS: dict[type[msgspec.Struct], tuple[str, dict[str, str]]] = {
     Manifest: (
-        "manifest.json",
+        "manifest.json of raw parts",
         {
             "format": f"`{FORMAT}`",
             "product": "its id",
@@ -170,6 +176,21 @@ _MANIFEST: dict[type[msgspec.Struct], tuple[str, dict[str, str]]] = {
             "reason": "of the UNSYNC mark; `start`: no snapshot had come; `broke off`: killed",
         },
     ),
+    TableManifest: (
+        "manifest.json of windows or samples",
+        {
+            "format": f"`{MANIFEST_FORMAT}`",
+            "table": "`windows` or `samples`",
+            "product": "its id",
+            "day": "UTC",
+            "inputs_sha256": "hash of all that was read: raw parts, or windows and the recipe",
+            "code_sha256": "hash of the code that made it and of its libraries' versions",
+            "rows": "in the file",
+            "valid": "valid beats, or samples with a label",
+            "bytes": "of the file",
+            "sha256": "of the file's bytes",
+        },
+    ),
 }
 
 
@@ -179,8 +200,13 @@ def page() -> str:
     for table in _TABLES:
         lines += _described(table)
     lines += _signals() + _described(_EXTERNAL)
-    lines += ["## The raw manifest", "JSON beside the parts: what makes them part of the data.\n"]
-    for struct, (title, meanings) in _MANIFEST.items():
+    lines += [
+        "## Manifests",
+        "JSON beside the files. A raw one makes its parts part of the data; that of windows or of "
+        "samples says from what and by what code its file was made, so that a build does only what "
+        "is missing or stale.\n",
+    ]
+    for struct, (title, meanings) in _MANIFESTS.items():
         _check(title, list(struct.__struct_fields__), list(meanings))
         lines += [f"| {title} | meaning |", "| --- | --- |"]
         lines += [f"| `{name}` | {meaning} |" for name, meaning in meanings.items()] + [""]
