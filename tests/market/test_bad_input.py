@@ -21,8 +21,10 @@ import market
 from market.actions import Action, Fees
 from market.book import levels, new_book
 from market.checks import money, number, whole
+from market.cross import CrossBuilder, CrossConfig, Mids, cross, mids
 from market.errors import QuaverError
 from market.events import ASK, BID, BUY, EVENT, SELL, Kind, Reason, mark
+from market.external import ExternalConfig
 from market.features import FeatureBuilder, checked_windows, features, valid_run
 from market.labels import advantage, labels, optimal
 from market.ledger import Ledger, Order, ReserveError, exact
@@ -38,6 +40,7 @@ from market.policy import (
     unit_lots,
 )
 from market.products import MAX_UNITS, Product, product, product_of
+from market.signals import SignalsConfig, signals
 from market.trader import Trader, TraderConfig
 from market.windows import BEAT_NS, WINDOW, WindowBuilder, after_break
 
@@ -62,6 +65,7 @@ NOT_INCREMENT = [
     *NOT_MONEY,
     *(Decimal(text) for text in ("0", "1E-19", "1E+19", "0.1234567891", "1." + "0" * 40 + "1")),
 ]
+NOT_SWITCH = [1, 0.0, "true", None]
 NOT_SETTING = [NAN, INF, -INF, -1.0, True, "1", None, Decimal(1), np.float64(1.0)]
 
 
@@ -322,6 +326,55 @@ CASES = [
             "fees": [None, 5.0, {}, Limits()],
             "horizon": [0, -1, 1.5, True, "75", None, NAN],
         },
+    ),
+    Case(
+        "signals.SignalsConfig",
+        lambda: SignalsConfig,
+        {},
+        {name: NOT_SWITCH for name in SignalsConfig.__struct_fields__},
+        QuaverError,
+    ),
+    Case(
+        "signals.signals",
+        lambda: signals,
+        {"windows": windows(80), "listed": PRODUCT, "config": SignalsConfig(taker=True)},
+        {"windows": [*NOT_WINDOWS, *NOT_QUOTED, *NOT_ORDERED, windows(80, buy_lots=-1)]},
+    ),
+    Case(
+        "cross.CrossConfig",
+        lambda: CrossConfig,
+        {},
+        {"btc_eth": NOT_SWITCH, "neighbours": [*NOT_FROM_0, 9]},
+        QuaverError,
+    ),
+    Case(
+        "cross.mids",
+        lambda: mids,
+        {"windows": windows(3)},
+        {"windows": [*NOT_WINDOWS, *NOT_QUOTED, *NOT_ORDERED]},
+    ),
+    Case(
+        "cross.cross",
+        lambda: cross,
+        {"beats": np.arange(3), "references": [Mids(np.arange(3), np.full(3, 200)), None]},
+        {"beats": [np.array([2, 1]), np.array([1, 1])]},
+    ),
+    Case(
+        "cross.CrossBuilder.push",
+        lambda: CrossBuilder({NAME: ["BBB-USD"]}).push,
+        {"windows": {"BBB-USD": windows(3)}},
+        {"windows": [{"BBB-USD": bad} for bad in (*NOT_WINDOWS, *NOT_QUOTED, *NOT_ORDERED)]},
+    ),
+    Case(
+        "external.ExternalConfig",
+        lambda: ExternalConfig,
+        {"path": "news.parquet", "series": ("mood",), "max_age_s": 60.0},
+        {
+            "path": [*NOT_TEXT, ""],
+            "series": [None, "mood", [1], ("mood", "mood"), ()],
+            "max_age_s": [NAN, 0.0, -1.0, "1", True],
+        },
+        QuaverError,
     ),
     Case("labels.optimal", lambda: optimal, {"values": np.zeros((1, 5))}, {"values": NOT_LABELS}),
     Case(
@@ -643,6 +696,16 @@ OTHER_WORDS = {
 EXEMPT = {
     "actions.resting_buy_fills": "compiled into the labels, right for any integers",
     "actions.resting_sell_fills": "compiled into the labels, right for any integers",
+    "cross.CrossBuilder": "what it takes is what `references_of` gives",
+    "cross.CrossBuilder.row": "a product that is not asked for is a KeyError, any beat is right",
+    "cross.CrossBuilder.waits_for": "a product that is not asked for is a KeyError",
+    "cross.Mids": "a record that `mids` makes",
+    "cross.names": "what is no configuration fails at its first attribute",
+    "cross.references_of": "ids of any products are right",
+    "external.Series": "a record that its reader checks",
+    "external.external": "takes what its reader has checked",
+    "external.names": "what is no configuration fails at its first attribute",
+    "signals.names": "what is no configuration fails at its first attribute",
     "checks.check_settings": "what makes Fees, Limits and TraderConfig refuse theirs",
     "jit.compiled": "a decorator: wrong use fails when the module is imported",
     "jit.inlined": "a decorator: wrong use fails when the module is imported",
@@ -659,6 +722,8 @@ FREE = {
     "book.levels": {"book"},
     "checks.whole": {"name", "least", "error"},  # Written where it is called.
     "checks.number": {"name"},
+    "cross.cross": {"references"},  # As from `mids`, or None.
+    "signals.signals": {"listed", "config"},  # What is none fails at its first attribute.
     "checks.money": {"name", "least", "error"},
     "policy.unit_lots": {"product"},  # What is none fails at its first attribute.
     "policy.breached": {"ledger", "limits", "now"},
