@@ -37,7 +37,7 @@ from tests.chaos.customer import Account, Customer
 from tests.sim.venue import KEY
 
 IDS = ("COTI-USD", "FIDA-USD", "JTO-USD", "KAITO-USD", "PYTH-USD", "SEI-USD")
-SPEED = 15.0
+SPEED = 10.0
 SECONDS = 720.0  # Of event time.
 PER_MINUTE = 18.0  # Faults, over all connections.
 KILLS = 5
