@@ -1,6 +1,7 @@
 """`quaver record`: what it shows, what it refuses, and that stopping it loses nothing."""
 
 import asyncio
+import contextlib
 import io
 import os
 import signal
@@ -17,6 +18,7 @@ from actors.connection import ConnectionState, ConnectionStatus
 from actors.latency import Latency
 from actors.listing import Listing
 from actors.raw import SIMULATED, partitions, read_manifest, read_partition
+from actors.segments import read_segment
 from actors.spool import SpoolStatus
 from actors.status import CollectorStatus, ProductStatus
 from actors.store import Store
@@ -345,6 +347,16 @@ def on_disk(root: Path) -> int:
     return sum(path.stat().st_size for path in root.rglob("*.seg"))
 
 
+def in_spool(root: Path) -> set[str]:
+    """Of which products the spool has rows."""
+    found = set()
+    for path in root.rglob("*.seg"):
+        with contextlib.suppress(QuaverError, FileNotFoundError):  # Just begun, or just moved.
+            blocks = read_segment(path).blocks
+            found |= {e.product.id for block in blocks for e in block.entries if e.rows}
+    return found
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_spool_that_cannot_be_written_is_said_at_once(
@@ -367,7 +379,7 @@ def test_ctrl_c_stops_with_everything_written_however_often_it_comes(
 ) -> None:
     with market(IDS, speed=5.0) as url:
         process = quaver(*recording(tmp_path, url))
-        wait_for(lambda: on_disk(tmp_path) > 10_000)
+        wait_for(lambda: in_spool(tmp_path) == set(IDS))
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout
         said = [process.stdout.readline() for _ in range(2)]
@@ -395,7 +407,7 @@ def test_a_fleet_outlives_its_driver_is_found_again_and_stopped(
     try:
         with market(IDS, speed=5.0) as url:
             first = quaver(*recording(tmp_path, url, *where))
-            wait_for(lambda: len(fleet.running()) == 2 and on_disk(tmp_path) > 5_000)
+            wait_for(lambda: len(fleet.running()) == 2 and in_spool(tmp_path) == set(IDS))
             first.kill()
             second = quaver(*recording(tmp_path, url, *where))
             assert second.stdout
