@@ -116,7 +116,7 @@ def test_what_is_stated_of_a_run_that_keeps_every_limit() -> None:
     [
         (run(changes=131_999), "level changes/s received"),
         (run(ms=60.0), "frame-to-book p99, ms"),
-        (run(grows=30.0), f"memory of {COLLECTOR}, MB: start, end, growth a minute"),
+        (run(grows=30.0), "memory of all collectors, MB: start, end, growth a minute"),
         (run(valid=54), "windows valid"),
         (run(losses={"gap: gap": 1}), "gaps, duplicates, errors"),
         (
