@@ -62,6 +62,7 @@ CAUSES = {
         FaultKind.REFUSE,
     },
 }
+AWAITED_S = 3 * CONNECTION.snapshot_s * SPEED  # Event time in which a book may be asked for.
 HARMLESS = {
     FaultKind.DUPLICATE,
     FaultKind.LATE_TRADES,
@@ -199,19 +200,21 @@ def test_every_claimed_gap_has_a_cause(run: Run) -> None:
             close = [fault for fault in faults if near(fault, ns, faults)]
             causes = [fault for fault in close if fault.kind in CAUSES[reason]]
             # A book that is lost again while it is awaited brings a new connection in the end.
-            losses = [fault for fault in close if fault.kind in CAUSES[Reason.GAP]]
+            awaited = [fault for fault in faults if near(fault, ns, faults, AWAITED_S)]
+            losses = [f for f in awaited if f.kind in CAUSES[Reason.GAP] | CAUSES[Reason.CORRUPT]]
             again = reason is Reason.DISCONNECT and len(losses) >= 2
             assert causes or again, (name, reason, ns, close)
 
 
-def near(fault: FaultDone, ns: int, faults: list[FaultDone]) -> bool:
+def near(fault: FaultDone, ns: int, faults: list[FaultDone], patience_s: float = 3.0) -> bool:
     """Whether a fault can have shown at this time of our clock, which a jump may have moved."""
     ahead = sum(
         float(f.detail.split()[0])
         for f in faults
         if f.kind == FaultKind.CLOCK_JUMP and f.detail[0] == "+" and 0 <= ns - f.ns < 60 * 10**9
     )
-    patience_s = 3 * CONNECTION.snapshot_s * SPEED if fault.kind == FaultKind.REFUSE else 3.0
+    if fault.kind == FaultKind.REFUSE:
+        patience_s = AWAITED_S
     return -3 * SECOND_NS <= ns - fault.ns <= (patience_s + ahead) * SECOND_NS
 
 
