@@ -12,7 +12,9 @@ from cluster.options import (
     CheckFailed,
     ConfigOption,
     DataOption,
+    DaysOption,
     NameOption,
+    ProductsOption,
     SetOption,
     app,
     console,
@@ -42,17 +44,8 @@ def demo(
 @app.command()
 def build(
     data: DataOption,
-    products: Annotated[
-        str | None,
-        typer.Option("--products", help="only these, e.g. BTC-USD,ETH-USD; default: all"),
-    ] = None,
-    days: Annotated[
-        str | None,
-        typer.Option(
-            "--days",
-            help="only these UTC days, e.g. 2026-08-09,2026-08-10 or 2026-08-01..2026-08-31",
-        ),
-    ] = None,
+    products: ProductsOption = None,
+    days: DaysOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="build also what is up to date; gives the same files")
     ] = False,
@@ -90,17 +83,8 @@ def check_leakage(
         int, typer.Option("--beats", min=1, help="random beats, spread over products and days")
     ] = 64,
     seed: Annotated[int, typer.Option("--seed", min=0, help="same seed, same beats")] = 1,
-    products: Annotated[
-        str | None,
-        typer.Option("--products", help="only these, e.g. BTC-USD,ETH-USD; default: all"),
-    ] = None,
-    days: Annotated[
-        str | None,
-        typer.Option(
-            "--days",
-            help="only these UTC days, e.g. 2026-08-09,2026-08-10 or 2026-08-01..2026-08-31",
-        ),
-    ] = None,
+    products: ProductsOption = None,
+    days: DaysOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
     config: ConfigOption = None,
     set_: SetOption = None,

@@ -35,6 +35,16 @@ IncrementsOption = Annotated[
         help="price and size grid of a product, e.g. BTC-USD=0.01,0.00000001; may repeat",
     ),
 ]
+ProductsOption = Annotated[
+    str | None,
+    typer.Option("--products", help="only these, e.g. BTC-USD,ETH-USD; default: all"),
+]
+DaysOption = Annotated[
+    str | None,
+    typer.Option(
+        "--days", help="only these UTC days, e.g. 2026-08-09,2026-08-10 or 2026-08-01..2026-08-31"
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="one configuration value, e.g. fees.taker_bps=60; may repeat"),

@@ -1,11 +1,9 @@
 """Death at any point: what the next start makes of it is whole, once, and says what is missing."""
 
 import gc
-import os
 import shutil
 import threading
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -41,33 +39,9 @@ from tests.actors.wire import (
     read,
     rebuilt_windows,
 )
+from tests.mortal import Dead, Life
 
 __all__ = ["quick"]  # A fixture.
-
-
-class Dead(BaseException):
-    """What no part of a process that was killed can catch."""
-
-
-class Life:
-    """Ends before the n-th call to the disk; then nothing works any more."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, ends_at: int) -> None:
-        self._calls, self._ends_at = count(), ends_at
-        self.ended = False
-        for owner, name in [(os, "fsync"), (os, "open")] + [
-            (Path, name) for name in ("open", "replace", "rename", "unlink", "mkdir", "rmdir")
-        ]:
-            monkeypatch.setattr(owner, name, self._mortal(getattr(owner, name)))
-
-    def _mortal(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def ours(*args: Any, **options: Any) -> Any:
-            if next(self._calls) >= self._ends_at:
-                self.ended = True
-                raise Dead
-            return call(*args, **options)
-
-        return ours
 
 
 def adopted_by_hand(store: Store, folder: Path) -> None:

@@ -1,11 +1,7 @@
 """Only what is missing or stale is built, and whatever happened before, the files are the same."""
 
-import os
 import shutil
-from collections.abc import Callable
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -37,6 +33,7 @@ from tests.datasets.building import (
     steps,
     tables,
 )
+from tests.mortal import Dead, Life
 
 __all__ = ["in_process"]
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -266,31 +263,6 @@ def test_the_days_beside_a_day_are_those_of_the_calendar() -> None:
 # Death at any point.
 
 
-class Dead(BaseException):
-    """What no part of a process that was killed can catch."""
-
-
-class Life:
-    """Ends before the n-th call to the disk; then nothing works any more."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, ends_at: int) -> None:
-        self._calls, self._ends_at = count(), ends_at
-        self.ended = False
-        for owner, name in [(os, "fsync"), (os, "open"), (Store, "write"), (Store, "delete")] + [
-            (Path, name) for name in ("open", "replace", "unlink", "mkdir")
-        ]:
-            monkeypatch.setattr(owner, name, self._mortal(getattr(owner, name)))
-
-    def _mortal(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def ours(*args: Any, **options: Any) -> Any:
-            if next(self._calls) >= self._ends_at:
-                self.ended = True
-                raise Dead
-            return call(*args, **options)
-
-        return ours
-
-
 def assert_finished_after_any_kill(start: Path, wanted: dict[str, bytes], lives: int) -> None:
     """Build what lies in a folder, killed before each call to the disk; then build the rest."""
     for ends_at in range(10_000):
@@ -298,7 +270,7 @@ def assert_finished_after_any_kill(start: Path, wanted: dict[str, bytes], lives:
         shutil.copytree(start, root)
         store = Store(str(root))
         with pytest.MonkeyPatch.context() as patched:
-            life = Life(patched, ends_at)
+            life = Life(patched, ends_at, [(Store, "write"), (Store, "delete")])
             try:
                 run(store)
             except Dead:
