@@ -77,15 +77,30 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def store(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Return a root of its own; a handful of returns is enough to say which coins are near."""
-    few = partial(neighbours.find_neighbours, least_returns=10)
-    monkeypatch.setattr(todo, "find_neighbours", few)
-    store = Store(str(tmp_path))
+def copied(recorded: Path, root: str) -> Store:
+    store = Store(root)
     for path in Store(str(recorded)).files(""):
         store.write(path, (recorded / path).read_bytes())
     return store
+
+
+@pytest.fixture(autouse=True)
+def few_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handful of returns is enough to say which coins are near."""
+    few = partial(neighbours.find_neighbours, least_returns=10)
+    monkeypatch.setattr(todo, "find_neighbours", few)
+
+
+@pytest.fixture
+def store(recorded: Path, tmp_path: Path) -> Store:
+    """Return a folder of its own."""
+    return copied(recorded, str(tmp_path))
+
+
+@pytest.fixture
+def any_store(recorded: Path, root: str) -> Store:
+    """Return a root of its own, of each sort."""
+    return copied(recorded, root)
 
 
 def run(store: Store, recipe: Recipe = RECIPE, **wanted: object) -> Outcome:
@@ -103,7 +118,8 @@ def returns(mid2: dict[int, int], beat: int) -> list[float]:
     return [1e4 * math.log(mid2[beat] / mid2[beat - lag]) for lag in (1, 8, 68)] + [1.0]
 
 
-def test_samples_hold_what_a_plain_loop_gives_over_midnight(store: Store) -> None:
+def test_samples_hold_what_a_plain_loop_gives_over_midnight(any_store: Store) -> None:
+    store = any_store
     assert run(store).failures == []
     recipe = with_nearest(store, RECIPE)
     assert len(recipe.signal_names) == 1 + 3 * 4 + 2 * 2
@@ -200,7 +216,8 @@ def test_another_recording_of_a_reference_makes_stale_who_looks_at_it(store: Sto
     assert {b.product for b in run(store, recipe).built} == {LTC}
 
 
-def test_rows_of_a_series_make_stale_the_days_that_may_read_them(store: Store) -> None:
+def test_rows_of_a_series_make_stale_the_days_that_may_read_them(any_store: Store) -> None:
+    store = any_store
     run(store)
     beyond = (MIDNIGHT_NS + 86_400 * SECOND_NS, "news", 5.0)
     store.write(PATH, parquet([*NEWS, beyond, (1_900_000_000 * 10**9, "others", 1.0)]))
@@ -212,7 +229,8 @@ def test_rows_of_a_series_make_stale_the_days_that_may_read_them(store: Store) -
     assert {b.day for b in run(store).built} == set(DAYS)
 
 
-def test_a_series_that_is_not_there_is_told_before_anything_is_built(store: Store) -> None:
+def test_a_series_that_is_not_there_is_told_before_anything_is_built(any_store: Store) -> None:
+    store = any_store
     store.write(PATH, parquet([row for row in NEWS if row[1] != "mood"]))
     with pytest.raises(QuaverError, match="no row has the name mood; it has news"):
         find_todo(store, RECIPE)
