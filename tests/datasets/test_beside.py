@@ -119,12 +119,11 @@ def returns(mid2: dict[int, int], beat: int) -> list[float]:
 
 
 def test_samples_hold_what_a_plain_loop_gives_over_midnight(any_store: Store) -> None:
-    store = any_store
-    assert run(store).failures == []
-    recipe = with_nearest(store, RECIPE)
+    assert run(any_store).failures == []
+    recipe = with_nearest(any_store, RECIPE)
     assert len(recipe.signal_names) == 1 + 3 * 4 + 2 * 2
-    samples = load_samples(store, recipe)
-    mids = {product_id: medians(store, product_id) for product_id in COINS}
+    samples = load_samples(any_store, recipe)
+    mids = {product_id: medians(any_store, product_id) for product_id in COINS}
     reference_known = []
     for i in range(len(samples)):
         beat, product_id = int(samples.beat[i]), UNIVERSE[samples.product[i]].id
@@ -217,30 +216,28 @@ def test_another_recording_of_a_reference_makes_stale_who_looks_at_it(store: Sto
 
 
 def test_rows_of_a_series_make_stale_the_days_that_may_read_them(any_store: Store) -> None:
-    store = any_store
-    run(store)
+    run(any_store)
     beyond = (MIDNIGHT_NS + 86_400 * SECOND_NS, "news", 5.0)
-    store.write(PATH, parquet([*NEWS, beyond, (1_900_000_000 * 10**9, "others", 1.0)]))
-    assert find_todo(store, RECIPE).is_empty()
-    store.write(PATH, parquet([*NEWS, beyond, (NEWS[-1][0] + 1, "mood", 5.0)]))
-    assert steps(run(store)) == [("samples", product_id, DAYS[1]) for product_id in COINS]
+    any_store.write(PATH, parquet([*NEWS, beyond, (1_900_000_000 * 10**9, "others", 1.0)]))
+    assert find_todo(any_store, RECIPE).is_empty()
+    any_store.write(PATH, parquet([*NEWS, beyond, (NEWS[-1][0] + 1, "mood", 5.0)]))
+    assert steps(run(any_store)) == [("samples", product_id, DAYS[1]) for product_id in COINS]
     before = (NEWS[0][0] - 1, "mood", 5.0)
-    store.write(PATH, parquet([*NEWS, beyond, before]))
-    assert {b.day for b in run(store).built} == set(DAYS)
+    any_store.write(PATH, parquet([*NEWS, beyond, before]))
+    assert {b.day for b in run(any_store).built} == set(DAYS)
 
 
 def test_a_series_that_is_not_there_is_told_before_anything_is_built(any_store: Store) -> None:
-    store = any_store
-    store.write(PATH, parquet([row for row in NEWS if row[1] != "mood"]))
+    any_store.write(PATH, parquet([row for row in NEWS if row[1] != "mood"]))
     with pytest.raises(QuaverError, match="no row has the name mood; it has news"):
-        find_todo(store, RECIPE)
-    store.delete(PATH)
+        find_todo(any_store, RECIPE)
+    any_store.delete(PATH)
     with pytest.raises(QuaverError, match=f"{PATH} is not there; write it, or take it out"):
-        find_todo(store, RECIPE)
-    store.write(PATH, parquet(NEWS, value=pa.float32()))
+        find_todo(any_store, RECIPE)
+    any_store.write(PATH, parquet(NEWS, value=pa.float32()))
     with pytest.raises(QuaverError, match="column value has the type float"):
-        find_todo(store, RECIPE)
-    assert list(store.files("windows")) == []
+        find_todo(any_store, RECIPE)
+    assert list(any_store.files("windows")) == []
 
 
 def test_too_little_to_tell_which_coins_are_near_is_told_and_windows_stay(
