@@ -7,7 +7,7 @@ row that any product has in it. A product is expected from its first day to the 
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -18,8 +18,6 @@ from pyarrow import ArrowException
 from actors.raw import (
     DAY_NS,
     Manifest,
-    Session,
-    by_start,
     day_of,
     day_start_ns,
     partition_path,
@@ -27,11 +25,11 @@ from actors.raw import (
     read_manifest,
 )
 from actors.store import Store
+from datasets.unknown import unknown
 from market.errors import QuaverError
 from market.events import Kind
 
 ALL = "all"  # The product of the sum over products.
-NOT_RECORDED = "not recorded"  # Outside of every session.
 _SECOND_NS = 1_000_000_000
 _SENT = (Kind.SNAPSHOT, Kind.CHANGE, Kind.TRADE)  # Rows that a frame of the venue brought.
 
@@ -94,14 +92,6 @@ class DayHealth(msgspec.Struct, kw_only=True):
     faults: list[str] = []  # In what it is worse than the floor.
 
 
-class Unknown(NamedTuple):
-    """A stretch of time in which the book was not known."""
-
-    ns: int
-    until_ns: int
-    reason: str
-
-
 def health_of(
     store: Store,
     config: HealthConfig,
@@ -143,72 +133,6 @@ def health_of(
             f"{max(days)}, nor on it; leave out --day or --product"
         )
     return found
-
-
-def unknown(manifest: Manifest | None, from_ns: int, to_ns: int) -> list[Unknown]:
-    """Return the stretches of [from, to) in which no session knew the book, in order.
-
-    None overlap; one may have no length. Each has the reason of the latest session that was there,
-    else that of the last before it. A gap without an end lasts until another session knows more.
-    """
-    found = [_Lost(from_ns, to_ns, (0, 0), NOT_RECORDED)]
-    for session in by_start(manifest) if manifest else []:
-        found = list(_both(found, _lost_in(session, from_ns, to_ns)))
-    told: list[Unknown] = []
-    for ns, until_ns, _, reason in found:
-        if told and told[-1][:2] == (ns, until_ns):
-            continue  # A moment at the border of two stretches.
-        if told and told[-1].until_ns == ns and told[-1].reason == reason:
-            ns = told.pop().ns
-        told.append(Unknown(ns, until_ns, reason))
-    return told
-
-
-class _Lost(NamedTuple):
-    """What one session, or several together, do not know of [ns, until_ns)."""
-
-    ns: int
-    until_ns: int
-    rank: tuple[int, int]  # Of the reason; the highest is told.
-    reason: str
-
-
-def _lost_in(session: Session, from_ns: int, to_ns: int) -> list[_Lost]:
-    """What a session does not know, in order; before and after it there is nothing that it does."""
-    first_ns, last_ns = session.first_ns, session.last_ns
-    found = [_Lost(from_ns, first_ns, (0, 0), NOT_RECORDED)] if from_ns < first_ns else []
-    at = max(from_ns, first_ns)
-    for gap in session.gaps:
-        until_ns = last_ns if gap.until_ns is None else min(gap.until_ns, last_ns)
-        # What an earlier gap holds already is not told again.
-        if max(gap.ns, at) < until_ns or gap.ns == max(gap.ns, at) == until_ns:
-            found.append(_Lost(max(gap.ns, at), until_ns, (2, first_ns), gap.reason))
-            at = until_ns
-    endless = [gap.reason for gap in session.gaps if gap.until_ns is None]
-    why = endless[-1] if endless else NOT_RECORDED
-    if last_ns < to_ns:
-        found.append(_Lost(max(from_ns, last_ns), to_ns, (1, last_ns), why))
-    return [
-        lost._replace(until_ns=min(lost.until_ns, to_ns))
-        for lost in found
-        if lost.ns < min(lost.until_ns, to_ns) or lost.ns == lost.until_ns <= to_ns
-    ]
-
-
-def _both(some: list[_Lost], others: list[_Lost]) -> Iterator[_Lost]:
-    """Yield what is in both, with the reason that ranks higher."""
-    i = j = 0
-    while i < len(some) and j < len(others):
-        one, other = some[i], others[j]
-        ns, until_ns = max(one.ns, other.ns), min(one.until_ns, other.until_ns)
-        moment = one.ns == one.until_ns or other.ns == other.until_ns
-        if ns < until_ns or (ns == until_ns and moment):
-            why = max(one, other, key=lambda lost: lost.rank)
-            yield _Lost(ns, until_ns, why.rank, why.reason)
-        if one.until_ns <= other.until_ns:
-            i += 1
-        else:
-            j += 1
 
 
 def total(days: list[DayHealth]) -> DayHealth:

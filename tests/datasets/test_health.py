@@ -32,16 +32,14 @@ from actors.raw import (
 from actors.store import Store, sha256
 from cluster.health import print_health
 from datasets.health import (
-    NOT_RECORDED,
     DayHealth,
     HealthConfig,
     Latency,
     Lost,
-    Unknown,
     health_of,
     total,
-    unknown,
 )
+from datasets.unknown import NOT_RECORDED, Unknown, unknown
 from market.errors import QuaverError
 from market.events import EVENT, Kind
 from market.products import product
