@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.durable import write_durably
 from actors.mover import Mover
 from actors.segments import (
     Counts,
@@ -34,7 +35,6 @@ from actors.segments import (
     make_writer,
     segments_of,
     still_open,
-    write_durably,
 )
 from actors.store import Store
 from market.errors import QuaverError
