@@ -6,7 +6,7 @@ row that any product has in it. A product is expected from its first day to the 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -25,6 +25,7 @@ from actors.raw import (
     read_manifest,
 )
 from actors.store import Store
+from datasets.todo import choose
 from datasets.unknown import unknown
 from market.errors import QuaverError
 from market.events import Kind
@@ -95,43 +96,45 @@ class DayHealth(msgspec.Struct, kw_only=True):
 def health_of(
     store: Store,
     config: HealthConfig,
-    days: list[str],
-    product_ids: list[str],
+    products: str | None,
+    days: str | None,
     latency: bool,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[DayHealth]:
     """Return the health of every product and day under a root, in order.
 
-    `days` and `product_ids` pick some, empty: all. Without `latency` no part is read. QuaverError
-    if there is nothing recorded, or nothing of what was picked.
+    `products` and `days` pick some as `choose` reads them, days without anything included. Without
+    `latency` no part is read. QuaverError if there is nothing recorded, or nothing of what was
+    picked.
     """
     recorded = partitions(store)
-    _check_picked(store, recorded, days, product_ids)
+    if not recorded:
+        raise QuaverError(f"there are no raw partitions in {store.root}; record or import first")
+    held: dict[str, list[str]] = {}
+    for product_id, day in recorded:
+        held.setdefault(product_id, []).append(day)
     newest = max(day for _, day in recorded)
     manifests = [_manifest(store, p, newest) for p, day in recorded if day == newest]
     end_ns = max(session.last_ns for m in manifests for session in m.sessions)
+    expected = [(p, day) for p in held for day in _days(held[p][0], newest)]
+    chosen: dict[str, list[str]] = {}
+    for product_id, day in choose(expected, products, days):
+        chosen.setdefault(product_id, []).append(day)
     found: list[DayHealth] = []
-    chosen = [p for p in dict.fromkeys(p for p, _ in recorded) if p in (product_ids or [p])]
     for done, product_id in enumerate(chosen):
         on_progress(done, len(chosen))
-        held = [day for p, day in recorded if p == product_id]
-        first = _manifest(store, product_id, held[0])
+        first = _manifest(store, product_id, held[product_id][0])
         start_ns = min(session.first_ns for session in first.sessions)
-        for day, until_day in _expected(held, newest, days):
+        for day, until_day in _stretches(chosen[product_id], set(held[product_id])):
             from_ns = max(start_ns, day_start_ns(day))
             to_ns = min(end_ns, day_start_ns(until_day) + DAY_NS)
-            manifest = _manifest(store, product_id, day) if day in held else None
+            manifest = _manifest(store, product_id, day) if day in held[product_id] else None
             one = _health(product_id, day, until_day, manifest, from_ns, to_ns)
             if latency and manifest is not None:
                 one.latency_ms = _latency(store, manifest)
             one.faults = _faults(one, config)
             found.append(one)
     on_progress(len(chosen), len(chosen))
-    if not found:
-        raise QuaverError(
-            f"nothing of {', '.join(chosen)} was recorded in {store.root} before "
-            f"{max(days)}, nor on it; leave out --day or --product"
-        )
     return found
 
 
@@ -171,24 +174,6 @@ def total(days: list[DayHealth]) -> DayHealth:
     )
 
 
-def _check_picked(
-    store: Store, recorded: list[tuple[str, str]], days: list[str], product_ids: list[str]
-) -> None:
-    if not recorded:
-        raise QuaverError(f"there are no raw partitions in {store.root}; record or import first")
-    held = sorted({product_id for product_id, _ in recorded})
-    for product_id in product_ids:
-        if product_id not in held:
-            raise QuaverError(
-                f"there is nothing of {product_id} in {store.root}; it holds {', '.join(held)}"
-            )
-    first, newest = min(day for _, day in recorded), max(day for _, day in recorded)
-    for day in days:
-        day_start_ns(day)
-        if not first <= day <= newest:
-            raise QuaverError(f"{day} is not in {store.root}, which goes from {first} to {newest}")
-
-
 def _manifest(store: Store, product_id: str, day: str) -> Manifest:
     manifest = read_manifest(store, product_id, day)
     if manifest is None:
@@ -199,17 +184,21 @@ def _manifest(store: Store, product_id: str, day: str) -> Manifest:
     return manifest
 
 
-def _expected(held: list[str], newest: str, picked: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (first, last) day of each stretch to tell: a day that is held, or all missing ones."""
-    if picked:
-        yield from ((day, day) for day in sorted(set(picked)) if day >= held[0])
-        return
-    for day, following in zip(held, [*held[1:], None], strict=True):
-        yield day, day
-        missing_ns = day_start_ns(day) + DAY_NS
-        last_ns = day_start_ns(following) - DAY_NS if following else day_start_ns(newest)
-        if missing_ns <= last_ns:
-            yield day_of(missing_ns), day_of(last_ns)
+def _days(first: str, last: str) -> list[str]:
+    """Return the days from one to another, both included."""
+    return [day_of(ns) for ns in range(day_start_ns(first), day_start_ns(last) + 1, DAY_NS)]
+
+
+def _stretches(days: list[str], held: set[str]) -> list[tuple[str, str]]:
+    """Return (first, last) day of what is told together: a day that is held, or missing ones."""
+    found: list[tuple[str, str]] = []
+    for day in days:
+        last = found[-1][1] if found else day
+        if not held & {last, day} and day_start_ns(day) - day_start_ns(last) == DAY_NS:
+            found[-1] = found[-1][0], day
+        else:
+            found.append((day, day))
+    return found
 
 
 def _health(
