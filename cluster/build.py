@@ -71,7 +71,7 @@ def run_build(
         else:
             stage.update(0, 1, "starting Ray")
             with ray_session(config.ray_address):
-                outcome = build(store, config.recipe, todo, BuildView(stage))
+                outcome = build(store, todo, config.split, BuildView(stage))
             stage.update(1, 1, _counted(todo, outcome))
     if todo.unlisted:
         names = ", ".join(todo.unlisted)
@@ -91,7 +91,7 @@ def build_tables(store: Store, config: Config, stage: Stage) -> list[Built]:
     """Build what is missing or stale with the running Ray, all of it or QuaverError."""
     view = BuildView(stage)
     todo = find_todo(store, config.recipe, watcher=view)
-    outcome = build(store, config.recipe, todo, view)
+    outcome = build(store, todo, config.split, view)
     stage.update(1, 1, _counted(todo, outcome))
     _raise_failures(store, todo, outcome, stage.console)
     return outcome.built

@@ -22,7 +22,9 @@ from datasets.health import HealthConfig
 from datasets.imports import parse_increments
 from datasets.recipe import Recipe
 from market.actions import Fees
+from market.cross import CrossConfig
 from market.errors import QuaverError
+from market.external import ExternalConfig
 from market.products import UNIVERSE, Product, product
 from market.signals import SignalsConfig
 from market.trader import TraderConfig
@@ -116,6 +118,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = "local"
     fees: Fees = Fees()
     signals: SignalsConfig = SignalsConfig()
+    cross: CrossConfig = CrossConfig()
+    external: ExternalConfig = ExternalConfig()
     split: Annotated[
         tuple[_Share, _Share, _Share],
         msgspec.Meta(description="shares of the beats for train, validation and test"),
@@ -132,8 +136,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def recipe(self) -> Recipe:
-        """What samples are made by."""
-        return Recipe(fees=self.fees, signals=self.signals)
+        """What samples are made by, but for the nearest coins, which lie under a root."""
+        return Recipe(
+            fees=self.fees, signals=self.signals, cross=self.cross, external=self.external
+        )
 
 
 def load_config(path: Path | None, overrides: list[str]) -> Config:

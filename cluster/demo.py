@@ -14,8 +14,6 @@ from cluster.config import Config
 from cluster.live import trade_simulated
 from cluster.progress import Display
 from cluster.session import ray_session
-from datasets.sample_cache import samples_under
-from datasets.splits import split_by_time
 from market.errors import QuaverError
 from serve_app import app
 
@@ -41,8 +39,8 @@ def run_demo(config: Config, out: Path, console: Console) -> None:
         with display.stage("judge") as stage:
             judged = stages.judge(store, config, _SWEEP, stage)
         with display.stage("serve and trade") as stage:
-            samples = samples_under(store, config.recipe).open()
-            test = samples.select(split_by_time(samples.beat, config.split)["test"])
+            _, samples, splits = stages.split_samples(store, config)
+            test = samples.select(splits["test"])
             live, checked = trade_simulated(config, store, _SWEEP, test, ports, stage)
     note = f"{checked} predictions over HTTP were compared with the model's own: equal."
     judged = msgspec.structs.replace(judged, live=live, notes=[*judged.notes, note])

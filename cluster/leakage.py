@@ -11,6 +11,8 @@ from cluster.config import Config
 from cluster.progress import Display, Stage
 from datasets.leakage import DayChecked, Finding, check_features
 from datasets.loader import load_samples
+from datasets.neighbours import with_nearest
+from datasets.recipe import Recipe
 from datasets.splits import split_by_time
 from datasets.table_manifest import Partition, read_table_manifests
 from datasets.todo import choose
@@ -43,16 +45,16 @@ def run_check(
     recorded, _ = known_partitions(store)
     if not recorded:
         raise QuaverError(f"there are no raw partitions in {store.root}; record or import first")
-    todo = choose(recorded, products, days)
+    todo, recipe = choose(recorded, products, days), with_nearest(store, config.recipe)
     with Display(Console(stderr=True)) as display:
         with display.stage("features") as stage:
             stage.update(0, 1, "reading")
             checked = check_features(
-                store, config.recipe, todo, beats, seed, lambda done, of: _show(stage, done, of)
+                store, recipe, todo, beats, seed, lambda done, of: _show(stage, done, of)
             )
         with display.stage("shuffled labels") as stage:
             stage.update(0, 1, "reading")
-            model = _check_model(store, config, todo, seed)
+            model = _check_model(store, recipe, config.split, todo, seed)
             stage.update(1, 1, f"{model.days} days of products")
     leaks = sum(len(day.findings) for day in checked) + len(model.borders)
     leaks += model.shuffled is not None and model.shuffled.shuffled.scores
@@ -114,18 +116,24 @@ def text_of(one: Finding) -> str:
     )
 
 
-def _check_model(store: Store, config: Config, todo: list[Partition], seed: int) -> ModelChecked:
+def _check_model(
+    store: Store,
+    recipe: Recipe,
+    split: tuple[float, float, float],
+    todo: list[Partition],
+    seed: int,
+) -> ModelChecked:
     manifests = read_table_manifests(store, "samples", todo)
     chosen = _that_fit({of: one.rows for of, one in manifests.items() if one.rows}, seed)
     if not chosen:
         return ModelChecked(days=0, skipped="there are no samples")
-    samples, model = load_samples(store, config.recipe, chosen), ModelChecked(days=len(chosen))
+    samples, model = load_samples(store, recipe, chosen), ModelChecked(days=len(chosen))
     try:
-        splits = split_by_time(samples.beat, config.split)
+        splits = split_by_time(samples.beat, split)
     except QuaverError as e:
         model.skipped = str(e)
         return model
-    model.borders = check_splits(samples, splits, config.recipe)
+    model.borders = check_splits(samples, splits, recipe)
     model.shuffled = check_shuffled(samples, splits, seed)
     if model.shuffled is None:
         model.skipped = "too few beats of validation have a label to tell skill from chance"

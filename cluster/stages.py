@@ -20,7 +20,8 @@ from actors.store import Store
 from cluster.config import Config
 from cluster.progress import Stage
 from datasets.imports import Imported, import_capture
-from datasets.sample_cache import samples_under
+from datasets.neighbours import check_before, with_nearest
+from datasets.sample_cache import CachedSamples, OnFile, samples_under
 from datasets.samples import Samples
 from datasets.splits import split_by_time
 from datasets.tables import read_windows, stored
@@ -34,7 +35,7 @@ from sim.exchange_config import ExchangeConfig
 from sim.report import Data, ProductScore, ReportData, Sweep, Trial, metrics, render
 from tune.checkpoint import MODEL_FILE, load_model
 from tune.evaluate import evaluate, predict
-from tune.run_folder import check_unseen, folder
+from tune.run_folder import Splits, check_unseen, folder
 from tune.sweep import RESULTS_FILE, SweepProgress, SweepResult, run_sweep
 
 PRODUCT_IDS = tuple(listed.id for listed in UNIVERSE)
@@ -127,11 +128,27 @@ def collect_simulated(config: Config, store: Store, stage: Stage) -> int:
     return int(clock_ns)
 
 
+def split_samples(
+    store: Store, config: Config, on_file: OnFile = lambda done, of: None
+) -> tuple[CachedSamples, Samples, Splits]:
+    """Return the samples under a root and the parts that they are split into.
+
+    QuaverError as from `CachedSamples.open` and `split_by_time`, and where the nearest coins that
+    samples look at were worked out from beats of validation.
+    """
+    recipe = with_nearest(store, config.recipe)
+    cached = samples_under(store, recipe)
+    samples = cached.open(on_file)
+    splits = split_by_time(samples.beat, config.split)
+    check_before(store, recipe, int(samples.beat[splits["validation"]].min()))
+    return cached, samples, splits
+
+
 def sweep(store: Store, config: Config, name: str, resume: bool, stage: Stage) -> SweepResult:
     """Train every variant of the grid on the train split; the best is exported."""
-    cached = samples_under(store, config.recipe)
-    samples = cached.open(lambda done, of: stage.update(done, of, "copying samples to local disk"))
-    splits = split_by_time(samples.beat, config.split)
+    cached, samples, splits = split_samples(
+        store, config, lambda done, of: stage.update(done, of, "copying samples to local disk")
+    )
 
     def show(p: SweepProgress) -> None:
         best = "" if p.best_value_bps is None else f", best captures {p.best_value_bps:.2f} bp"
@@ -165,9 +182,8 @@ def model_path(store: Store, name: str) -> str:
 def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
     """Score the best model of a sweep on the test split, and trade that split with it."""
     model, _ = load_model(store.read(model_path(store, name)), products=PRODUCT_IDS)
-    samples = samples_under(store, config.recipe).open()
-    splits = split_by_time(samples.beat, config.split)
-    check_unseen(store, name, config.recipe, samples, splits)
+    cached, samples, splits = split_samples(store, config)
+    check_unseen(store, name, cached.recipe, samples, splits)
     test = samples.select(splits["test"])
     stage.update(1, 4, f"predicting {len(test):,} test samples")
     values = predict(model, test)

@@ -101,24 +101,35 @@ def find_todo(
     return patiently(store, look, watcher or Watcher())
 
 
-def build(store: Store, recipe: Recipe, todo: Todo, watcher: Watcher | None = None) -> Outcome:
+def build(
+    store: Store,
+    todo: Todo,
+    split: tuple[float, float, float],
+    watcher: Watcher | None = None,
+) -> Outcome:
     """Build what is to be built with the running Ray.
 
     Products that are not in the universe get windows but no samples: models know products by their
-    index. Samples whose windows could not be built stay as they are.
+    index. Samples whose windows could not be built stay as they are, and all do as long as the
+    nearest coins have to be found and some windows are missing. QuaverError if there is too little
+    to find them from; train is that of `split`.
     """
     watcher, outcome = watcher or Watcher(), Outcome()
-    # All windows first: samples read those of the neighbouring days.
+    # All windows first: samples read those of neighbouring days and of other products.
     total = len(todo.windows) + len(todo.samples(set(todo.windows)))
-    for partition, one in _stage(store, recipe, "windows", todo.windows, watcher):
+    for partition, one in _stage(store, todo.recipe, "windows", todo.windows, watcher):
         _note(outcome, one)
         if isinstance(one, Built):
             todo.has_windows(partition, one.sha256)
         watcher.done(one, total)
+    if todo.lacks_neighbours:
+        if outcome.failures:
+            return outcome
+        patiently(store, lambda: todo.find_neighbours(store, split), watcher)
     failed = {(failure.product, failure.day) for failure in outcome.failures}
     samples = [p for p in todo.samples(set()) if p not in failed]
     total = len(todo.windows) + len(samples)
-    for _, one in _stage(store, recipe, "samples", samples, watcher):
+    for _, one in _stage(store, todo.recipe, "samples", samples, watcher):
         _note(outcome, one)
         watcher.done(one, total)
     return outcome

@@ -3,12 +3,14 @@
 At random beats the raw rows after a beat's end are cut off, or replaced by others. From what is
 left windows and samples are made by the code that builds them, and compared with the stored files,
 which were made with the whole future at hand: up to the beat all must be the same, labels up to a
-horizon before it. Labels must not look back either: the windows before the beat are replaced too.
+horizon before it. Other products' medians and external series are cut or replaced at the same beat.
+Labels must not look back either: the windows before the beat are replaced too.
 
 Rows are fed once per product and day; what is tried at a beat goes on from a copy of the book.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import msgspec
@@ -23,12 +25,13 @@ from actors.raw import (
 )
 from actors.store import Store
 from datasets import partition
+from datasets.beside import Beside, beside
 from datasets.differences import between, differing
 from datasets.partition import read_raw
 from datasets.prefix import Prefix
 from datasets.rebuild import windows_of
 from datasets.recipe import Recipe
-from datasets.scramble import scrambled_past
+from datasets.scramble import beside_until, scrambled_past, scrambled_past_beside
 from datasets.table_manifest import Partition
 from datasets.tables import (
     read_samples,
@@ -37,6 +40,7 @@ from datasets.tables import (
     windows_table,
 )
 from market.errors import QuaverError
+from market.external import Series
 from market.features import LOOKBACK_BEATS
 from market.products import product_index
 from market.windows import BEAT_NS
@@ -94,10 +98,10 @@ def check_features(
     for i in range(cuts):
         # With another kind of beat in each round, whatever the number of days.
         kinds.setdefault(int(order[i % len(todo)]), []).append((i + i // len(todo)) % 4)
-    found = []
+    found, series = [], partition.read_series(store, recipe)
     for place in sorted(kinds):
         rng = np.random.default_rng((seed, place))
-        found.append(_DayCheck(store, recipe, todo[place], rng).run(kinds[place]))
+        found.append(_DayCheck(store, recipe, series, todo[place], rng).run(kinds[place]))
         on_day(len(found), len(kinds))
     return found
 
@@ -116,17 +120,24 @@ class _Stored(NamedTuple):
     within: Windows
     before: Windows
     after: Windows
+    known: Beside
 
 
 class _DayCheck:
     """The check of one product and day."""
 
     def __init__(
-        self, store: Store, recipe: Recipe, todo: Partition, rng: np.random.Generator
+        self,
+        store: Store,
+        recipe: Recipe,
+        series: Mapping[str, Series],
+        todo: Partition,
+        rng: np.random.Generator,
     ) -> None:
         product_id, day = todo
         manifest = read_raw(store, product_id, day)
         self._store, self._recipe, self._manifest, self._rng = store, recipe, manifest, rng
+        self._series = series
         self._stored = self._read(day)
         self._day_before = self._read(day_of(day_start_ns(day) - 1))
         self._windows = windows_table(self._stored.within)
@@ -170,18 +181,19 @@ class _DayCheck:
         table = windows_table(windows)
         new = between(table, done + 1, beat), between(self._windows, done + 1, beat)
         self._note("windows", self._stored.day, beat, how, differing(*new))
-        self._samples(self._stored, (self._stored.before, windows, windows[:0]), beat, how)
+        today = self._stored._replace(within=windows, after=windows[:0])
+        self._samples(self._stored, today, beat, how)
         first = day_start_ns(self._stored.day) // BEAT_NS
         if beat < first + self._recipe.horizon_beats:  # Labels of the day before reach here.
-            stored = self._day_before
-            self._samples(stored, (stored.before, stored.within, windows), beat, how)
+            self._samples(self._day_before, self._day_before._replace(after=windows), beat, how)
 
-    def _samples(
-        self, stored: _Stored, windows: tuple[Windows, Windows, Windows], beat: int, how: How
-    ) -> None:
+    def _samples(self, stored: _Stored, cut: _Stored, beat: int, how: How) -> None:
+        """Compare what is stored with what is made of windows that were cut after a beat."""
         if stored.samples is None:
             return
-        found = self._made(stored.day, self._around(*windows))
+        cut_off = how == "future cut off"
+        known = beside_until(cut.known, beat, None if cut_off else self._rng)
+        found = self._made(cut.day, self._around(cut), known)
         for labels, last in ((False, beat), (True, beat - self._recipe.horizon_beats)):
             pair = (
                 between(_columns(found, labels), -1, last),
@@ -194,8 +206,9 @@ class _DayCheck:
         stored = self._stored
         if stored.samples is None:
             return
-        windows = self._around(stored.before, stored.within, stored.after)
-        found = self._made(stored.day, scrambled_past(windows, beat, self._rng))
+        windows = scrambled_past(self._around(stored), beat, self._rng)
+        known = scrambled_past_beside(stored.known, beat, self._rng)
+        found = self._made(stored.day, windows, known)
         for labels, from_beat in ((False, beat + LOOKBACK_BEATS), (True, beat)):
             pair = (
                 between(_columns(found, labels), from_beat, _EVER),
@@ -211,14 +224,12 @@ class _DayCheck:
             differ.pop("beat", None)
         self._note("samples", day, cut, how, differ)
 
-    def _around(self, before: Windows, within: Windows, after: Windows) -> Windows:
-        return np.concatenate(
-            [before[-LOOKBACK_BEATS:], within, after[: self._recipe.horizon_beats]]
-        )
+    def _around(self, of: _Stored) -> Windows:
+        after = of.after[: self._recipe.horizon_beats]
+        return np.concatenate([of.before[-LOOKBACK_BEATS:], of.within, after])
 
-    def _made(self, day: str, windows: Windows) -> pa.Table:
-        of = self._manifest
-        return partition.samples_of(windows, of.listed, day, self._recipe)
+    def _made(self, day: str, windows: Windows, known: Beside) -> pa.Table:
+        return partition.samples_of(windows, known, self._manifest.listed, day, self._recipe)
 
     def _note(
         self, table: str, day: str, cut: int, how: How, differ: dict[str, NDArray[np.int64]]
@@ -235,14 +246,13 @@ class _DayCheck:
             return []
         whole = windows_of(self._store, self._manifest)
         other: dict[tuple[str, str], set[str]] = {}
-        stored, ahead = self._stored, self._day_before
-        other[stored.day, "windows"] = set(differing(windows_table(whole), self._windows))
-        for one, parts in (
-            (stored, (stored.before, whole, stored.after)),
-            (ahead, (ahead.before, ahead.within, whole)),
+        other[self._stored.day, "windows"] = set(differing(windows_table(whole), self._windows))
+        for one in (
+            self._stored._replace(within=whole),
+            self._day_before._replace(after=whole),
         ):
             if one.samples is not None:
-                made = self._made(one.day, self._around(*parts))
+                made = self._made(one.day, self._around(one), one.known)
                 other[one.day, "samples"] = set(differing(made, one.samples))
         return [
             self._finding(day, table, column, column not in other[day, table])
@@ -285,4 +295,5 @@ class _DayCheck:
             read_windows(store, product_id, day),
             read_windows(store, product_id, day_of(start_ns - 1)),
             read_windows(store, product_id, day_of(start_ns + DAY_NS)),
+            beside(product_id, day, self._recipe, partial(read_windows, store), self._series),
         )

@@ -2,8 +2,8 @@
 
 A return is that of the median from beat k-8 to k, both valid, where 8 divides k: returns do not
 overlap. Two products are compared by Pearson over the beats at which both have one. Which coins are
-near is part of what a sample is, so it is worked out once, kept as a file, and named by its hash;
-beats from `until_beat` on have no part in it.
+near is part of what a sample is, so it is worked out once and kept as a file, whose removal is what
+has it worked out again; beats from `until_beat` on have no part in it.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.store import Store, sha256
+from datasets.recipe import Recipe
 from datasets.splits import split_by_time
 from datasets.tables import read_windows, stored
 from market.cross import MOST_NEIGHBOURS, RETURN_LAGS, Mids, mids
@@ -118,29 +119,29 @@ def nearest_coins(
     )
 
 
-def neighbours_sha256(neighbours: Neighbours) -> str:
-    """Return the hash of the file, by which a recipe names them."""
-    return sha256(_encoded(neighbours))
-
-
-def write_neighbours(store: Store, neighbours: Neighbours) -> str:
-    """Write them and return the hash of the file."""
+def write_neighbours(store: Store, neighbours: Neighbours) -> None:
+    """Write them under a root."""
     store.write(NEIGHBOURS_PATH, _encoded(neighbours))
-    return neighbours_sha256(neighbours)
 
 
-def read_neighbours(store: Store, expected_sha256: str | None = None) -> Neighbours:
-    """Return the nearest coins under a root; QuaverError if they are not those of the hash."""
+def with_nearest(store: Store, recipe: Recipe) -> Recipe:
+    """Return a recipe with the nearest coins kept under a root, if it looks at any.
+
+    QuaverError as from `read_neighbours`.
+    """
+    if not recipe.cross.neighbours:
+        return recipe
+    found = read_neighbours(store)
+    return msgspec.structs.replace(recipe, nearest={p: found.of(p) for p in found.products})
+
+
+def read_neighbours(store: Store) -> Neighbours:
+    """Return the nearest coins under a root; QuaverError if there are none, or damaged ones."""
     where = f"{store.root}/{NEIGHBOURS_PATH}"
     try:
         data = store.read(NEIGHBOURS_PATH)
     except FileNotFoundError:
         raise QuaverError(f"{where} is not there; run quaver build again") from None
-    if expected_sha256 not in (None, sha256(data)):
-        raise QuaverError(
-            f"{where} has the hash {sha256(data)}, but {expected_sha256} is what is named; "
-            "put that file back, or build again"
-        )
     try:
         found = msgspec.json.decode(data, type=Neighbours)
     except msgspec.DecodeError as e:
@@ -155,13 +156,19 @@ def read_neighbours(store: Store, expected_sha256: str | None = None) -> Neighbo
     return found
 
 
-def check_before(neighbours: Neighbours, first_beat: int) -> None:
-    """Raise QuaverError if they know of `first_beat`, the first of validation, or a later one."""
+def check_before(store: Store, recipe: Recipe, first_beat: int) -> None:
+    """Raise QuaverError if the nearest coins of a recipe know of `first_beat` or a later one.
+
+    That is the first one of validation.
+    """
+    if not recipe.cross.neighbours:
+        return
+    neighbours = read_neighbours(store)
     if neighbours.until_beat > first_beat:
         raise QuaverError(
             f"{NEIGHBOURS_PATH} was worked out from beats before {neighbours.until_beat}, but "
-            f"validation begins at {first_beat}: it would know of it; work it out again, or give "
-            "train the share that it had"
+            f"validation begins at {first_beat}: it would know of it; remove the file and run "
+            "quaver build, or give train the share that it had"
         )
 
 

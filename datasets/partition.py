@@ -3,6 +3,8 @@
 The same input gives the same bytes, wherever and however often it is built.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -10,10 +12,13 @@ from numpy.typing import NDArray
 
 from actors.raw import DAY_NS, Manifest, day_of, day_start_ns, partition_path, read_manifest
 from actors.store import Store, sha256
+from datasets.beside import Beside, beside, reference_days
 from datasets.code_hash import code_sha256
+from datasets.external import inputs_sha256, parse_external, read_external
 from datasets.rebuild import windows_of
 from datasets.recipe import Recipe
 from datasets.table_manifest import (
+    Partition,
     TableManifest,
     begin,
     finish,
@@ -29,6 +34,7 @@ from datasets.tables import (
     write_windows,
 )
 from market.errors import QuaverError
+from market.external import Series
 from market.features import LOOKBACK_BEATS, features
 from market.labels import labels
 from market.products import Product, product_index
@@ -55,13 +61,31 @@ def windows_code() -> str:
 
 def samples_code() -> str:
     """Return the hash of the code that makes samples of windows."""
-    return code_sha256(decode_windows, samples_of, write_samples)
+    return code_sha256(decode_windows, beside, parse_external, samples_of, write_samples)
 
 
 def days_read(day: str) -> list[str]:
     """Return the days whose windows the samples of a day are made from: one more on each side."""
     start_ns = day_start_ns(day)
     return [day_of(start_ns - 1), day, day_of(start_ns + DAY_NS)]
+
+
+def windows_read(product_id: str, day: str, recipe: Recipe) -> list[Partition]:
+    """Return the partitions whose windows the samples of a product and day are made from."""
+    own = [(product_id, one) for one in days_read(day)]
+    others = dict.fromkeys(name for name in recipe.references_of(product_id) if name)
+    return own + [(name, one) for name in others for one in reference_days(day)]
+
+
+def external_inputs(series: Mapping[str, Series], day: str, recipe: Recipe) -> str:
+    """Return the hash of what the samples of a day may read of external series."""
+    first, until = _beats(day)
+    return inputs_sha256(series, recipe.external, first, until)
+
+
+def read_series(store: Store, recipe: Recipe) -> dict[str, Series]:
+    """Return the external series that samples take; QuaverError as from `read_external`."""
+    return read_external(store, recipe.external).series if recipe.external.series else {}
 
 
 def read_raw(store: Store, product_id: str, day: str) -> Manifest:
@@ -107,30 +131,32 @@ def build_windows(store: Store, product_id: str, day: str) -> Built:
 
 
 def build_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> Built:
-    """Build and write the samples of one day from its windows and those of the days beside it."""
+    """Build and write the samples of one day from its windows and those beside it."""
     raw = read_raw(store, product_id, day)
-    read = [_read_windows(store, product_id, one) for one in days_read(day)]
-    before, within, after = (windows for windows, _ in read)
-    if read[1][1] is None:
+    read = {of: _read_windows(store, *of) for of in windows_read(product_id, day, recipe)}
+    if read[product_id, day][1] is None:
         raise QuaverError(
             f"there are no windows of {product_id} on {day} in {store.root}, which its samples are "
             "made from; run quaver build"
         )
+    series = read_series(store, recipe)
+    known = beside(product_id, day, recipe, lambda *of: read[of][0], series)
+    before, within, after = (read[product_id, one][0] for one in days_read(day))
     windows = np.concatenate(
         [before[-LOOKBACK_BEATS:], within, after[: recipe.horizon_beats]]
         if len(within)
         else [within]
     )
-    table = samples_of(windows, raw.listed, day, recipe)
+    table = samples_of(windows, known, raw.listed, day, recipe)
     labelled = table.num_rows - table["label"].null_count
     begin(store, "samples", product_id, day)
     data = write_samples(store, product_id, day, table, recipe)
-    hashes = [found for _, found in read]
+    hashes = [found for _, found in read.values()]
     manifest = TableManifest(
         table="samples",
         product=product_id,
         day=day,
-        inputs_sha256=samples_inputs(raw, hashes, recipe),
+        inputs_sha256=samples_inputs(raw, hashes, external_inputs(series, day, recipe), recipe),
         code_sha256=samples_code(),
         rows=table.num_rows,
         valid=labelled,
@@ -143,19 +169,27 @@ def build_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> Bu
     )
 
 
-def samples_of(windows: NDArray[np.void], listed: Product, day: str, recipe: Recipe) -> pa.Table:
+def samples_of(
+    windows: NDArray[np.void], known: Beside, listed: Product, day: str, recipe: Recipe
+) -> pa.Table:
     """Return the samples of a day; `windows` (WINDOW[n]) reach over both of its midnights."""
     index = product_index(listed.id)
     if index is None:
         raise QuaverError(f"{listed.id} is not in the universe: models know no such product")
-    start_ns = day_start_ns(day)
     found = features(windows, listed.tick)
-    first, last = start_ns // BEAT_NS, (start_ns + DAY_NS) // BEAT_NS
-    mine = (found.beats >= first) & (found.beats < last)
+    first, until = _beats(day)
+    mine = (found.beats >= first) & (found.beats < until)
     kept = type(found)(*(column[mine] for column in found))
     label = labels(windows, recipe.fees, recipe.horizon_beats)
     label = label[np.searchsorted(windows["beat"], kept.beats)]
-    return samples_table(kept, index, label, signals(windows, listed, recipe.signals)[mine])
+    own = signals(windows, listed, recipe.signals)[mine]
+    return samples_table(kept, index, label, np.hstack([own, known.columns(kept.beats, recipe)]))
+
+
+def _beats(day: str) -> tuple[int, int]:
+    """Return the first beat of a day, and that of the next."""
+    start_ns = day_start_ns(day)
+    return start_ns // BEAT_NS, (start_ns + DAY_NS) // BEAT_NS
 
 
 def _read_windows(store: Store, product_id: str, day: str) -> tuple[NDArray[np.void], str | None]:

@@ -1,12 +1,15 @@
 """What samples are made by, besides windows: tables keep it, and whoever reads them checks it."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
+from market import cross, external, signals
 from market.actions import Fees
+from market.cross import CrossConfig
+from market.external import ExternalConfig
 from market.labels import HORIZON_BEATS
-from market.signals import SignalsConfig, names
+from market.signals import SignalsConfig
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -15,8 +18,34 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     fees: Fees = Fees()
     horizon_beats: Annotated[int, msgspec.Meta(gt=0)] = HORIZON_BEATS
     signals: SignalsConfig = SignalsConfig()
+    cross: CrossConfig = CrossConfig()
+    external: ExternalConfig = ExternalConfig()
+    nearest: dict[str, tuple[str, ...]] = {}  # Of each product, nearest first, where looked at.
 
     @property
     def signal_names(self) -> tuple[str, ...]:
         """The columns of signals in samples, in order; a model takes as many."""
-        return names(self.signals)
+        own = signals.names(self.signals)
+        return own + cross.names(self.cross) + external.names(self.external)
+
+    def references_of(self, product_id: str) -> tuple[str | None, ...]:
+        """Return the other products whose returns are signals of this one; None: there is none."""
+        return cross.references_of(product_id, self.cross, self.nearest.get(product_id, ()))
+
+
+def differences(found: Recipe, wanted: Recipe) -> str:
+    """Name the settings that differ, as in `fees.taker_bps is 40.0 instead of 60.0`."""
+    one, other = _flat(found), _flat(wanted)
+    return ", ".join(
+        f"{name} is {one.get(name)} instead of {other.get(name)}"
+        for name in one | other
+        if one.get(name) != other.get(name)
+    )
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    return {
+        f"{name}.{key}" if key else name: inner
+        for name, value in msgspec.to_builtins(recipe).items()
+        for key, inner in (value if isinstance(value, dict) else {"": value}).items()
+    }

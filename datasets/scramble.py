@@ -7,8 +7,11 @@ beat's order, with prices, sizes, times and takers that are not what they were.
 import numpy as np
 from numpy.typing import NDArray
 
+from datasets.beside import Beside
+from market.cross import Mids
 from market.events import EVENT, Kind
-from market.windows import WindowBuilder
+from market.external import Series
+from market.windows import BEAT_NS, WindowBuilder
 
 _PRICES = ("bid", "ask", "low_ask", "high_bid", "trade_low", "trade_high")
 
@@ -55,4 +58,55 @@ def scrambled_past(
     step = rng.integers(1, int(past["bid"].max()) // 50 + 2)
     for name in _PRICES:
         past[name][past[name] > 0] += step
+    return found
+
+
+def beside_until(known: Beside, beat: int, rng: np.random.Generator | None) -> Beside:
+    """Return what is known beside a product when a beat ends, and nothing after it, or another."""
+    references = tuple(
+        None if one is None else _medians_after(one, int(np.searchsorted(one.beats, beat + 1)), rng)
+        for one in known.references
+    )
+    end_ns = (beat + 1) * BEAT_NS
+    series = {
+        name: _values_after(one, int(np.searchsorted(one.ns, end_ns)), rng)
+        for name, one in known.series.items()
+    }
+    return Beside(references, series)
+
+
+def scrambled_past_beside(known: Beside, beat: int, rng: np.random.Generator) -> Beside:
+    """Return what is known beside a product, with other medians of other products before a beat.
+
+    Series stay: what was said last holds for as long as nothing else is.
+    """
+    return known._replace(
+        references=tuple(
+            None if one is None else Mids(one.beats, _others(one.mid2, one.beats < beat, rng))
+            for one in known.references
+        )
+    )
+
+
+def _medians_after(one: Mids, at: int, rng: np.random.Generator | None) -> Mids:
+    if rng is None:
+        return Mids(one.beats[:at], one.mid2[:at])
+    return Mids(one.beats, _others(one.mid2, np.arange(len(one.mid2)) >= at, rng))
+
+
+def _values_after(one: Series, at: int, rng: np.random.Generator | None) -> Series:
+    if rng is None:
+        return Series(one.ns[:at], one.values[:at])
+    values = one.values.copy()
+    values[at:] = rng.permutation(values[at:]) + rng.uniform(1.0, 2.0)
+    return Series(one.ns, values)
+
+
+def _others(
+    mid2: NDArray[np.int64], which: NDArray[np.bool_], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return medians of which some are others: they change places and take a step each."""
+    found = mid2.copy()
+    moved = np.flatnonzero(which & (mid2 > 0))
+    found[moved] = rng.permutation(found[moved]) + rng.integers(2, 1_000, len(moved))
     return found

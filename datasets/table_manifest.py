@@ -56,12 +56,14 @@ def windows_inputs(raw: Manifest) -> str:
     return _hash([raw.product, raw.day, raw.quote_increment, raw.base_increment, sessions])
 
 
-def samples_inputs(raw: Manifest, windows: list[str | None], recipe: Recipe) -> str:
-    """Return the hash of what samples are made from; `windows` are the hashes of the files read.
+def samples_inputs(raw: Manifest, windows: list[str | None], external: str, recipe: Recipe) -> str:
+    """Return the hash of what samples are made from.
 
-    None stands for a day that has no windows.
+    `windows` are the hashes of the files read, None where a day has none; `external` is that of the
+    rows of external series.
     """
-    return _hash([raw.product, raw.day, raw.quote_increment, raw.base_increment, windows, recipe])
+    listed = [raw.product, raw.day, raw.quote_increment, raw.base_increment]
+    return _hash([*listed, windows, external, recipe])
 
 
 def read_table_manifest(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from actors.store import Store
-from datasets.recipe import Recipe
+from datasets.recipe import Recipe, differences
 from market.actions import Action
 from market.book import BUCKETS
 from market.errors import QuaverError
@@ -153,8 +153,8 @@ def decode_samples(data: bytes, where: str, recipe: Recipe) -> pa.Table:
     made_by = msgspec.json.decode(table.schema.metadata[b"recipe"], type=Recipe)
     if made_by != recipe:
         raise QuaverError(
-            f"{where} was made with {made_by}, which is not what the configuration says; "
-            "run quaver build again"
+            f"{where} was made with other settings than the configuration's: "
+            f"{differences(made_by, recipe)}; run quaver build again"
         )
     wanted = recipe.signal_names
     found = msgspec.json.decode(table.schema.metadata.get(b"signals", b"[]"), type=tuple[str, ...])

@@ -4,7 +4,15 @@ from difflib import get_close_matches
 
 from actors.raw import Manifest, day_start_ns, known_partitions
 from actors.store import Away, Store
-from datasets.partition import days_read, read_raw, samples_code, windows_code
+from datasets.neighbours import NEIGHBOURS_PATH, find_neighbours, with_nearest, write_neighbours
+from datasets.partition import (
+    external_inputs,
+    read_raw,
+    read_series,
+    samples_code,
+    windows_code,
+    windows_read,
+)
 from datasets.recipe import Recipe
 from datasets.table_manifest import (
     Partition,
@@ -24,7 +32,8 @@ _SHOWN = 5
 class Todo:
     """What is to be built of the products and days wanted; None: of all.
 
-    Windows of the days beside a day are wanted with it: its samples reach over midnight.
+    All windows that a day's samples are made from are wanted with it. If the nearest coins have yet
+    to be found, these are all there are: which coins are near is then the same whatever is wanted.
     """
 
     def __init__(
@@ -36,7 +45,9 @@ class Todo:
         force: bool = False,
     ) -> None:
         """Look at what is there; QuaverError if nothing is, or nothing of what is wanted."""
-        self._recipe, self._force = recipe, force
+        self.lacks_neighbours = bool(recipe.cross.neighbours) and not store.exists(NEIGHBOURS_PATH)
+        self.recipe = recipe if self.lacks_neighbours else with_nearest(store, recipe)
+        self._series, self._force = read_series(store, recipe), force
         found, self.foreign = known_partitions(store)
         if not found:
             raise QuaverError(
@@ -44,8 +55,8 @@ class Todo:
                 "record or import some first (quaver import --help)"
             )
         wanted = choose(found, products, days)
-        beside = {(p, one) for p, day in wanted for one in days_read(day)}
-        with_windows = sorted(beside & set(found))
+        read = {one for of in wanted for one in windows_read(*of, self.recipe)}
+        with_windows = sorted(found if self.lacks_neighbours else read & set(found))
         self.sampled = [(p, day) for p, day in wanted if product_index(p) is not None]
         self.unlisted = sorted({p for p, _ in wanted if product_index(p) is None})
         manifests = in_threads(lambda p: _raw_or_none(store, p), with_windows)
@@ -77,6 +88,11 @@ class Todo:
         """Take note that windows were built, and of their file's hash."""
         self._hashes[partition] = sha256
 
+    def find_neighbours(self, store: Store, split: tuple[float, float, float]) -> None:
+        """Work out the nearest coins and keep them; QuaverError as from `find_neighbours`."""
+        write_neighbours(store, find_neighbours(store, split))
+        self.recipe, self.lacks_neighbours = with_nearest(store, self.recipe), False
+
     def samples(self, unsure: set[Partition]) -> list[Partition]:
         """Return the samples to be built, if the windows of the partitions `unsure` change."""
         code = samples_code()
@@ -84,7 +100,8 @@ class Todo:
             p
             for p in self.sampled
             if self._force
-            or any((p[0], day) in unsure for day in days_read(p[1]))
+            or self.lacks_neighbours
+            or not unsure.isdisjoint(windows_read(*p, self.recipe))
             or not self._is_samples_current(p, code)
         ]
 
@@ -93,12 +110,12 @@ class Todo:
         return bool(raw and made and made.is_current(windows_inputs(raw), windows_code()))
 
     def _is_samples_current(self, partition: Partition, code: str) -> bool:
-        product_id, day = partition
         raw, made = self._raw[partition], self._samples.get(partition)
         if raw is None or made is None:
             return False
-        read = [self._hashes.get((product_id, one)) for one in days_read(day)]
-        inputs = samples_inputs(raw, read, self._recipe)
+        read = [self._hashes.get(of) for of in windows_read(*partition, self.recipe)]
+        external = external_inputs(self._series, partition[1], self.recipe)
+        inputs = samples_inputs(raw, read, external, self.recipe)
         return made.is_current(inputs, code)
 
 

@@ -15,6 +15,7 @@ from datasets.table_manifest import Partition
 from tests.actors.wire import BTC, DAY_NS, ETH, SECOND_NS, START_NS, Walk, record
 
 RECIPE = Recipe()
+SPLIT = (0.6, 0.2, 0.2)
 DAYS = tuple(day_of(START_NS + i * DAY_NS) for i in range(4))
 Steps = list[tuple[str, str, str]]  # (stage, product, day)
 
@@ -66,7 +67,7 @@ def record_days(store: Store, n: int = 4, products: tuple[str, ...] = (BTC, ETH)
 
 def run(store: Store, **wanted: object) -> Outcome:
     """Build what is to be built."""
-    return build(store, RECIPE, find_todo(store, RECIPE, **wanted))  # type: ignore[arg-type]
+    return build(store, find_todo(store, RECIPE, **wanted), SPLIT)  # type: ignore[arg-type]
 
 
 def steps(outcome: Outcome) -> Steps:

@@ -36,6 +36,7 @@ from tests.actors.wire import (
     rebuilt_windows,
     record,
 )
+from tests.datasets.building import SPLIT
 from tests.helpers import import_into, recording, replay_windows
 
 RECIPE = Recipe()
@@ -219,7 +220,7 @@ def test_a_real_recording_is_built_and_built_again(tmp_path: Path, ray_local: No
     )
     record(store, two_days(1_200), (ETH, BTC))
     watcher = Told()
-    outcome = build(store, RECIPE, find_todo(store, RECIPE), watcher)
+    outcome = build(store, find_todo(store, RECIPE), SPLIT, watcher)
     found, told = outcome.built, watcher.told
     assert outcome.failures == []
 
@@ -251,12 +252,12 @@ def test_a_real_recording_is_built_and_built_again(tmp_path: Path, ray_local: No
 
     once = files(root, "raw", "windows", "samples")
     again = find_todo(store, RECIPE, force=True)
-    assert len(build(store, RECIPE, again).built) == len(found)
+    assert len(build(store, again, SPLIT).built) == len(found)
     assert files(root, "raw", "windows", "samples") == once
 
     first = next(iter((root / "raw" / f"product={BTC}").rglob("*.parquet")))
     first.write_bytes(b"not what it was")
-    outcome = build(store, RECIPE, find_todo(store, RECIPE, force=True))
+    outcome = build(store, find_todo(store, RECIPE, force=True), SPLIT)
     (failure,) = outcome.failures
     assert first.name in failure.why
     assert len(outcome.built) == len(found) - 2  # Nor the samples of that day.

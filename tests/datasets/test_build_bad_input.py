@@ -23,6 +23,7 @@ from tests.actors.wire import BTC, ETH, SECOND_NS, START_NS, Advanced, Walk, rec
 from tests.datasets.building import (
     DAYS,
     RECIPE,
+    SPLIT,
     Told,
     all_steps,
     everything,
@@ -171,7 +172,7 @@ def test_folders_that_are_no_partitions_are_named_and_left_alone(root: str) -> N
     store.write("raw/readme.txt", b"mine")
     todo = find_todo(store, RECIPE)
     assert todo.foreign == sorted(foreign)
-    assert steps(build(store, RECIPE, todo)) == [
+    assert steps(build(store, todo, SPLIT)) == [
         *all_steps("samples", DAYS[:1]),
         *all_steps("windows", DAYS[:1]),
     ]
@@ -186,7 +187,7 @@ def test_a_product_outside_the_universe_gets_windows_and_no_samples(root: str) -
     record(store, frames, products=grid)
     todo = find_todo(store, RECIPE)
     assert todo.unlisted == ["OTHER-EUR"]
-    assert steps(build(store, RECIPE, todo)) == [("windows", "OTHER-EUR", DAYS[0])]
+    assert steps(build(store, todo, SPLIT)) == [("windows", "OTHER-EUR", DAYS[0])]
     assert find_todo(store, RECIPE).is_empty()
 
 
@@ -327,7 +328,7 @@ def test_a_server_killed_in_the_middle_is_waited_for(s3_server: S3Server, s3_roo
     record_days(store, 2)
     outage = Outage(s3_server)
     try:
-        outcome = build(store, RECIPE, find_todo(store, RECIPE), outage)
+        outcome = build(store, find_todo(store, RECIPE), SPLIT, outage)
         outage.over()
     finally:
         if not s3_server.running:

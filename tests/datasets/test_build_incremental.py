@@ -21,6 +21,7 @@ from tests.actors.wire import BTC, ETH
 from tests.datasets.building import (
     DAYS,
     RECIPE,
+    SPLIT,
     Told,
     all_steps,
     everything,
@@ -46,7 +47,7 @@ def test_a_second_build_does_nothing(root: str) -> None:
     before = tables(store)
     todo = find_todo(store, RECIPE)
     assert todo.is_empty() and todo.partitions == 12
-    assert build(store, RECIPE, todo).built == []
+    assert build(store, todo, SPLIT).built == []
     assert tables(store) == before
 
 
@@ -69,7 +70,7 @@ def test_a_new_part_of_a_day_makes_its_windows_and_the_samples_around_it_stale(r
     run(store)
     record_day(store, 2, seed=2, products=(BTC,))
     told = Told()
-    outcome = build(store, RECIPE, find_todo(store, RECIPE), told)
+    outcome = build(store, find_todo(store, RECIPE), SPLIT, told)
     assert steps(outcome) == [
         *(("samples", BTC, day) for day in DAYS[1:4]),
         ("windows", BTC, DAYS[2]),
@@ -87,7 +88,7 @@ def test_windows_that_come_out_the_same_make_no_samples_stale(tmp_path: Path) ->
     raw.sessions = [msgspec.structs.replace(raw.sessions[0], book_sha256=None)]
     store.write(raw_path(ETH, DAYS[1]), msgspec.json.encode(raw))
     told = Told()
-    outcome = build(store, RECIPE, find_todo(store, RECIPE), told)
+    outcome = build(store, find_todo(store, RECIPE), SPLIT, told)
     assert steps(outcome) == [("windows", ETH, DAYS[1])]
     assert told.told[-1][1] == 4  # Samples of three days might have changed, as far as was known.
     changed = {path for path, data in tables(store).items() if before[path] != data}
@@ -120,7 +121,7 @@ def test_another_recipe_makes_all_samples_stale_and_no_windows(tmp_path: Path) -
     record_days(store, 2)
     run(store)
     for other in (Recipe(fees=Fees(taker_bps=1.0)), Recipe(signals=SignalsConfig(taker=True))):
-        outcome = build(store, other, find_todo(store, other))
+        outcome = build(store, find_todo(store, other), SPLIT)
         assert steps(outcome) == all_steps("samples", DAYS[:2])
         assert find_todo(store, other).is_empty() and not find_todo(store, RECIPE).is_empty()
 

@@ -23,6 +23,7 @@ from tests.actors.wire import BTC, ETH
 from tests.datasets.building import (
     DAYS,
     RECIPE,
+    SPLIT,
     everything,
     in_process,
     record_days,
@@ -113,7 +114,7 @@ def test_a_server_killed_during_a_build_is_waited_for(
 def test_a_task_that_dies_stops_no_other_partition(tmp_path: Path, ray_local: None) -> None:
     store = Store(str(tmp_path))
     record_days(store, 1)
-    outcome = build(Deadly(store.root), RECIPE, find_todo(store, RECIPE))
+    outcome = build(Deadly(store.root), find_todo(store, RECIPE), SPLIT)
     (failure,) = outcome.failures
     assert (failure.product, failure.day, failure.stage) == (BTC, DAYS[0], "windows")
     assert "killed" in failure.why

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from actors.raw import day_start_ns
-from actors.store import Store, sha256
+from actors.store import Store
 from datasets.neighbours import (
     LEAST_RETURNS,
     NEIGHBOURS_PATH,
@@ -17,10 +17,11 @@ from datasets.neighbours import (
     check_before,
     find_neighbours,
     nearest_coins,
-    neighbours_sha256,
     read_neighbours,
+    with_nearest,
     write_neighbours,
 )
+from datasets.recipe import Recipe
 from datasets.splits import split_by_time
 from datasets.tables import write_windows
 from market.cross import MOST_NEIGHBOURS, CrossConfig, Mids, mids, references_of
@@ -160,6 +161,7 @@ def put(store: Store, windows: dict[str, np.ndarray]) -> None:
 
 
 SPLIT = (0.6, 0.2, 0.2)
+NEAR = Recipe(cross=CrossConfig(btc_eth=True, neighbours=2))
 
 
 def test_train_ends_where_it_does_for_the_samples(tmp_path: Path) -> None:
@@ -172,9 +174,11 @@ def test_train_ends_where_it_does_for_the_samples(tmp_path: Path) -> None:
     assert found.until_beat == sampled[splits["train"]].max() + 1 > MIDNIGHT
     assert found == nearest_coins(medians(windows), found.until_beat, least_returns=100)
     assert found.first_beat == -(-FIRST // 8) * 8 and "NOBODY-USD" not in found.products
-    check_before(found, int(sampled[splits["validation"]].min()))
+    write_neighbours(store, found)
+    check_before(store, NEAR, int(sampled[splits["validation"]].min()))
+    check_before(store, Recipe(), 0)
     with pytest.raises(QuaverError, match=r"before .* but validation begins at"):
-        check_before(found, found.until_beat - 1)
+        check_before(store, NEAR, found.until_beat - 1)
 
 
 def test_what_comes_after_train_does_not_change_the_file(tmp_path: Path) -> None:
@@ -184,7 +188,8 @@ def test_what_comes_after_train_does_not_change_the_file(tmp_path: Path) -> None
         store = Store(str(tmp_path / root))
         put(store, windows)
         found = find_neighbours(store, SPLIT, least_returns=200)
-        files.append((write_neighbours(store, found), store.read(NEIGHBOURS_PATH)))
+        write_neighbours(store, found)
+        files.append(store.read(NEIGHBOURS_PATH))
         scrambled = market({name: -weight for name, weight in WEIGHTS.items()}, seed=9)
         for name, rows in windows.items():
             after = rows["beat"] >= found.until_beat
@@ -193,17 +198,20 @@ def test_what_comes_after_train_does_not_change_the_file(tmp_path: Path) -> None
     assert files[0] == files[1]
 
 
-def test_a_file_is_named_by_its_hash_and_read_back(root: str) -> None:
+def test_what_is_written_is_read_back_and_becomes_part_of_the_recipe(root: str) -> None:
     store = Store(root)
-    with pytest.raises(QuaverError, match=f"{NEIGHBOURS_PATH} is not there"):
-        read_neighbours(store, "0" * 64)
+    with pytest.raises(QuaverError, match=f"{NEIGHBOURS_PATH} is not there; run quaver build"):
+        with_nearest(store, NEAR)
     found = nearest_coins(medians(market(WEIGHTS)), FIRST + 4_000)
-    name = write_neighbours(store, found)
-    assert name == sha256(store.read(NEIGHBOURS_PATH)) == write_neighbours(store, found)
-    assert read_neighbours(store, name) == read_neighbours(store) == found
-    assert neighbours_sha256(found) == name
-    with pytest.raises(QuaverError, match=f"has the hash {name}, but {'0' * 64} is what is named"):
-        read_neighbours(store, "0" * 64)
+    write_neighbours(store, found)
+    assert read_neighbours(store) == found
+    assert with_nearest(store, Recipe()) == Recipe()
+    recipe = with_nearest(store, NEAR)
+    assert recipe == Recipe(cross=NEAR.cross, nearest={name: found.of(name) for name in COINS})
+    near = [other for other in found.of("SOL-USD") if other not in ("BTC-USD", "ETH-USD")]
+    assert recipe.references_of("SOL-USD") == ("BTC-USD", "ETH-USD", *near)
+    assert recipe.references_of("DOGE-USD") == ("BTC-USD", "ETH-USD", None, None)
+    assert len(recipe.signal_names) == 16
 
 
 @pytest.mark.parametrize(
@@ -225,8 +233,6 @@ def test_a_file_of_another_version_or_none_says_so(
     elif data is None:
         data = msgspec.json.encode(msgspec.structs.replace(found, format="quaver.neighbours.0"))
     store.write(NEIGHBOURS_PATH, data)
-    with pytest.raises(QuaverError, match=what):
-        read_neighbours(store, sha256(data))
     with pytest.raises(QuaverError, match=what):
         read_neighbours(store)
 

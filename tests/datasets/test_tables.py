@@ -140,7 +140,8 @@ def test_samples_of_other_signals_are_named_and_not_used(tmp_path: Path) -> None
     store, recipe = Store(str(tmp_path)), Recipe(signals=SignalsConfig(taker=True))
     write_samples(store, BTC, DAY, some_samples(4, 3), recipe)
     for other in (Recipe(), Recipe(signals=SignalsConfig(order_flow=True))):
-        with pytest.raises(QuaverError, match=r"taker=True.*run quaver build again"):
+        what = r"signals.taker is True instead of False.*run quaver build again"
+        with pytest.raises(QuaverError, match=what):
             read_samples(store, BTC, DAY, other)
     path = table_path("samples", BTC, DAY)
     table = pq.read_table(tmp_path / path)
