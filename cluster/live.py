@@ -22,17 +22,18 @@ from cluster.config import Config
 from cluster.progress import Stage
 from cluster.session import ray_session
 from cluster.stages import PRODUCT_IDS, model_path
+from datasets.recipe import differences
 from datasets.samples import Samples
 from market.actions import Action
 from market.errors import QuaverError
 from market.features import LOOKBACK_BEATS
 from market.products import product
 from serve_app import app
-from serve_app.executor import ExecutionConfig
+from serve_app.execution_config import ExecutionConfig
 from sim.actor import ExchangeActor
 from sim.exchange_config import ExchangeConfig
 from sim.report import Live
-from tune.checkpoint import load_model
+from tune.checkpoint import ModelMeta, load_model
 from tune.evaluate import predict
 
 _COLLECTOR = "collector"
@@ -65,10 +66,11 @@ def serving(
     Ray must have been started with `app.ray_environment(ports)`.
     """
     model = store.read(model_path(store, name))
+    _, meta = load_model(model, products=PRODUCT_IDS)
     spec = CollectorSpec(
         name=_COLLECTOR,
         url=feed_url,
-        groups=in_one([product(p) for p in products]),
+        groups=in_one([product(p) for p in collected(config, meta, products)]),
         wire_format=config.wire_format,
         root=store.root if record else None,
         source=SIMULATED if config.feed_url == SIMULATED else None,
@@ -83,6 +85,7 @@ def serving(
         fees=config.fees,
         source=_COLLECTOR,
         source_namespace=NAMESPACE,
+        external_root=store.root,
     )
     try:
         ray.get(collector.told.remote())  # Raises why, if it cannot collect.
@@ -94,15 +97,27 @@ def serving(
         ray.kill(collector)
 
 
+def collected(config: Config, meta: ModelMeta, products: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the products to collect for those traded: also those that the model looks at.
+
+    A simulated market has no others than its own.
+    """
+    looked_at = {name for p in products for name in meta.recipe.references_of(p) if name}
+    if config.feed_url == SIMULATED:
+        looked_at &= set(config.demo.products)
+    return (*products, *sorted(looked_at - set(products)))
+
+
 def run_serve(config: Config, store: Store, name: str, record: bool, console: Console) -> None:
     """Serve and trade until Ctrl-C or until collecting fails, showing what happens."""
     if record and config.feed_url == SIMULATED:
         raise QuaverError("--record is for a venue's feed: what is simulated is not worth keeping")
     _, meta = load_model(store.read(model_path(store, name)), products=PRODUCT_IDS)
-    if meta.recipe != config.recipe:
+    made_by = msgspec.structs.replace(meta.recipe, nearest={})
+    if made_by != config.recipe:
         raise QuaverError(
-            f"the model of sweep {name} was trained for {meta.recipe}, the configuration says "
-            f"{config.recipe}; set [fees] and [signals] as they were, or sweep again"
+            f"the model of sweep {name} was trained with other settings than the configuration's: "
+            f"{differences(made_by, config.recipe)}; set them as they were, or sweep again"
         )
     wanted = config.demo.products if config.feed_url == SIMULATED else config.products
     if not (traded := tuple(p for p in wanted if p in meta.trained)):
@@ -116,6 +131,9 @@ def run_serve(config: Config, store: Store, name: str, record: bool, console: Co
             "unknown to the model",
             soft_wrap=True,
         )
+    if watched := collected(config, meta, traded)[len(traded) :]:
+        names = ", ".join(watched)
+        console.print(f"watching {names} too: the model looks at them", soft_wrap=True)
     ports = app.free_ports(config.serve.port)
     console.print(f"starting; windows come from {config.feed_url}", soft_wrap=True)
     with (
@@ -161,8 +179,9 @@ def trade_simulated(
     Returns what was traded and how many predictions were checked.
     """
     stage.update(0, 1, "starting the exchange, the collector and Serve")
+    config = msgspec.structs.replace(config, feed_url=SIMULATED)
     with (
-        _feed(msgspec.structs.replace(config, feed_url=SIMULATED)) as url,
+        _feed(config) as url,
         serving(config, store, name, url, config.demo.products, ports) as running,
     ):
         checked = _check_predictions(running.url, store, name, test)

@@ -12,11 +12,15 @@ import pyarrow as pa
 
 from actors.raw import FORMAT, RAW_SCHEMA, Gap, Manifest, Part, Session
 from datasets.external import EXTERNAL_SCHEMA
+from datasets.neighbours import NEIGHBOURS_FORMAT, NEIGHBOURS_PATH, Neighbour, Neighbours
 from datasets.table_manifest import FORMAT as MANIFEST_FORMAT
 from datasets.table_manifest import TableManifest
 from datasets.tables import SAMPLES_FORMAT, SAMPLES_SCHEMA, WINDOWS_FORMAT, WINDOWS_SCHEMA
+from market import cross, external
 from market.actions import Action
+from market.cross import CrossConfig
 from market.events import Kind, Reason
+from market.external import ExternalConfig
 from market.features import MEDIAN_LAGS
 from market.signals import NAMES, SignalsConfig
 
@@ -98,7 +102,7 @@ _TABLES = (
         SAMPLES_FORMAT,
         "`quaver build`",
         "One row per beat k whose beats k-68 .. k are valid. The file's metadata holds the recipe "
-        "(fees, horizon, signals) that they were made by.",
+        "(fees, horizon, signals and the coins that they look at) that they were made by.",
         SAMPLES_SCHEMA,
         {
             "beat": ("4 s", "k, when the features are known: at the end of the beat"),
@@ -123,9 +127,10 @@ _EXTERNAL = _Table(
     "PATH.parquet",
     "Parquet",
     "whoever has them",
-    "News, sentiment and the like. `datasets/external.py` reads them; samples do not take them "
-    "yet. Rows in any order; of two with the same `ns` and `name` the later one counts. Further "
-    "columns are passed over. A file that is in use is replaced as a whole, never written into.",
+    "News, sentiment and the like, as `[external]` in the configuration names them. Of a beat "
+    "counts the last value known before it ended. Rows in any order; of two with the same `ns` and "
+    "`name` the later one counts. Further columns are passed over. A file that is in use is "
+    "replaced as a whole, never written into.",
     EXTERNAL_SCHEMA,
     {
         "ns": ("ns", "since when the value could be read, not what it is about; from 2001 on"),
@@ -183,12 +188,34 @@ _MANIFESTS: dict[type[msgspec.Struct], tuple[str, dict[str, str]]] = {
             "table": "`windows` or `samples`",
             "product": "its id",
             "day": "UTC",
-            "inputs_sha256": "hash of all that was read: raw parts, or windows and the recipe",
+            "inputs_sha256": "hash of all that was read: raw parts, or windows, rows of external "
+            "series and the recipe",
             "code_sha256": "hash of the code that made it and of its libraries' versions",
             "rows": "in the file",
             "valid": "valid beats, or samples with a label",
             "bytes": "of the file",
             "sha256": "of the file's bytes",
+        },
+    ),
+    Neighbours: (
+        NEIGHBOURS_PATH,
+        {
+            "format": f"`{NEIGHBOURS_FORMAT}`",
+            "lag_beats": "beats over which returns are taken, one after the other",
+            "least_returns": "that two products must have in common to be compared",
+            "first_beat": "the first median used",
+            "until_beat": "all medians used are of beats before this one, the end of train",
+            "inputs_sha256": "hash of all medians used",
+            "products": "those compared",
+            "nearest": "of each product the others, nearest first",
+        },
+    ),
+    Neighbour: (
+        "One that is near",
+        {
+            "product": "its id",
+            "correlation": "Pearson's, of the returns that both have",
+            "returns": "how many those are",
         },
     ),
 }
@@ -204,7 +231,8 @@ def page() -> str:
         "## Manifests",
         "JSON beside the files. A raw one makes its parts part of the data; that of windows or of "
         "samples says from what and by what code its file was made, so that a build does only what "
-        "is missing or stale.\n",
+        f"is missing or stale. `{NEIGHBOURS_PATH}` is written by the first build with "
+        "`cross.neighbours`; remove it to have the nearest coins worked out again.\n",
     ]
     for struct, (title, meanings) in _MANIFESTS.items():
         _check(title, list(struct.__struct_fields__), list(meanings))
@@ -230,17 +258,26 @@ def _described(table: _Table) -> list[str]:
 
 def _signals() -> list[str]:
     """The columns of the list `signals`, by the switch that asks for them."""
-    hints = get_type_hints(SignalsConfig, include_extras=True)
+    both, one = CrossConfig(btc_eth=True), CrossConfig(neighbours=1)
+    columns = {
+        **{(SignalsConfig, switch): own for switch, own in NAMES.items()},
+        (CrossConfig, "btc_eth"): cross.names(both),
+        (CrossConfig, "neighbours"): (*cross.names(one), "..."),
+        (ExternalConfig, "series"): external.names(ExternalConfig(path="-", series=("NAME",))),
+    }
     lines = [
         "With signals, samples have one more column, `signals`: a fixed-size list of doubles, the "
-        "columns of each switch in `[signals]` that is on, in this order. Their names are in the "
-        "file's metadata, their formulas in `market/signals.py`.\n",
+        "columns of each switch that is on, in this order. Their names are in the file's metadata, "
+        "their formulas in `market/signals.py`, `cross.py` and `external.py`. What another product "
+        "or a series gives is 0 where it is not known, which the column `known` says.\n",
         "| switch | columns | meaning |",
         "| --- | --- | --- |",
     ]
-    for switch, own in NAMES.items():
-        columns = ", ".join(f"`{name}`" for name in own)
-        lines.append(f"| `{switch}` | {columns} | {hints[switch].__metadata__[0].description} |")
+    for (config, switch), own in columns.items():
+        table = config.__name__.removesuffix("Config").lower()
+        meaning = get_type_hints(config, include_extras=True)[switch].__metadata__[0].description
+        named = ", ".join(f"`{name}`" if name != "..." else name for name in own)
+        lines.append(f"| `{table}.{switch}` | {named} | {meaning} |")
     return [*lines, ""]
 
 

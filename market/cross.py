@@ -21,6 +21,7 @@ from market.windows import BEAT_NS
 # Beats: one; 30 s as the medians count them; and the five minutes that they look back.
 RETURN_LAGS = (1, MEDIAN_LAGS[-2], LOOKBACK_BEATS)
 WIDTH = len(RETURN_LAGS) + 1  # Columns of one reference.
+GIVEN_UP_BEATS = 8  # A reference that has been silent for longer is not waited for.
 LATE_BEATS = 450  # Half an hour: how far a live product may be behind its references.
 MOST_NEIGHBOURS = 8
 
@@ -134,9 +135,12 @@ class CrossBuilder:
             self._recent[name].add(new)
 
     def waits_for(self, product_id: str, beat: int) -> tuple[str, ...]:
-        """Return the references of a product whose window of `beat` has not come."""
-        named = dict.fromkeys(self._references[product_id])
-        return tuple(n for n in named if n is not None and self._recent[n].newest < beat)
+        """Return the references of a product whose window of `beat` should come any moment.
+
+        It has not come, but one of at most GIVEN_UP_BEATS before it has.
+        """
+        named = (n for n in dict.fromkeys(self._references[product_id]) if n is not None)
+        return tuple(n for n in named if 0 < beat - self._recent[n].newest <= GIVEN_UP_BEATS)
 
     def row(self, product_id: str, beat: int) -> Floats:
         """Return the signals of a beat, f8[WIDTH * references], from the windows pushed so far.

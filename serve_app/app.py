@@ -7,11 +7,9 @@ and its patience are read from the environment of Ray's processes: whoever start
 
 import asyncio
 import contextlib
-import json
-import re
 import socket
-from collections.abc import Awaitable, Container
-from typing import Annotated, Any, NamedTuple, Protocol
+from collections.abc import Awaitable
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -22,38 +20,19 @@ from ray.serve.handle import DeploymentHandle
 from market.actions import Action
 from market.errors import QuaverError
 from market.policy import decide
+from serve_app.bodies import BadInput, body_schema, read_samples
 from serve_app.execution import Execution
-from serve_app.executor import ExecutionConfig, Predict, traded
+from serve_app.execution_config import ExecutionConfig, traded
+from serve_app.executor import Predict
+from serve_app.inputs import external_reader
 from serve_app.predictor import Predictor, replica_handle
 from tune.checkpoint import ModelMeta, load_model
 
 APPLICATION = "quaver"
-MAX_SAMPLES = 1000
 HOST = "127.0.0.1"  # No TLS and no log-in here: what faces a network stands in front of this.
 REPLICA_PORTS = 100
 _ANSWER_TIMEOUT_S = 2.0
 _PREDICT_TIMEOUT_S = 30.0
-
-Median = Annotated[float, msgspec.Meta(gt=0)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Side = Annotated[list[Share], msgspec.Meta(min_length=20, max_length=20)]
-Signal = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]  # The model's float32 can take these.
-
-
-class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One beat's features, as section 4 defines them, and the signals that the model takes."""
-
-    product: str
-    medians: Annotated[list[Median], msgspec.Meta(min_length=10, max_length=10)]
-    bids: Side
-    asks: Side
-    signals: list[Signal] = []
-
-
-class Samples(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Many samples, answered in their order."""
-
-    samples: Annotated[list[Sample], msgspec.Meta(min_length=1, max_length=MAX_SAMPLES)]
 
 
 class ExecutionView(Protocol):
@@ -68,48 +47,13 @@ class ExecutionView(Protocol):
         ...
 
 
-class BadInput(Exception):
-    """A request body that cannot be used; `field` is where, as in `samples[3].bids`."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(problem)
-        self.field = field
-
-
-def read_samples(body: bytes, trained: Container[str], wanted: tuple[str, ...]) -> list[Sample]:
-    """Return the samples of a request body, one or many, of `trained` products.
-
-    Each must have as many signals as are `wanted`, by name. BadInput names the first field at
-    fault.
-    """
-    try:
-        many = "samples" in msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        read = msgspec.json.decode(body, type=Samples if many else Sample)
-    except msgspec.ValidationError as error:
-        raise _bad_input(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _bad_json(body, str(error)) from error
-    samples = read.samples if isinstance(read, Samples) else [read]
-    for i, sample in enumerate(samples):
-        if sample.product not in trained:
-            field = f"samples[{i}].product" if many else "product"
-            problem = f"{field}: the model was not trained for {sample.product!r}"
-            raise BadInput(field, problem)
-        if len(sample.signals) != len(wanted):
-            field = f"samples[{i}].signals" if many else "signals"
-            takes = f"{len(wanted)} signals ({', '.join(wanted)})" if wanted else "no signals"
-            problem = f"{field}: the model takes {takes}, got {len(sample.signals)}"
-            raise BadInput(field, problem)
-    return samples
-
-
 def create_api(meta: ModelMeta, predict: Predict, execution: ExecutionView) -> FastAPI:
     """Return the HTTP application over a predictor and an execution; it needs no Ray."""
     api = FastAPI(title="Quaver", version=meta.features_version)
     index = {name: meta.products.index(name) for name in meta.trained}
     about, wanted = _about(meta), meta.recipe.signal_names
 
-    @api.post("/v1/predict", openapi_extra=_body_schema())
+    @api.post("/v1/predict", openapi_extra=body_schema())
     async def predictions(request: Request) -> Response:
         try:
             samples = read_samples(await request.body(), index, wanted)
@@ -179,9 +123,14 @@ class _Remote:
 
 
 def build_app(model_file: bytes, execution: ExecutionConfig) -> serve.Application:
-    """Return the Serve application; QuaverError if model file and execution do not fit."""
+    """Return the Serve application; QuaverError if model file and execution do not fit.
+
+    Also if external series that the model takes cannot be read.
+    """
     _, meta = load_model(model_file)
     traded(meta, execution)  # Here already: in a replica the error would reach nobody.
+    if reader := external_reader(meta.recipe, execution.external_root):
+        reader.refresh()
     if meta.objective == "bce" and execution.trader.min_edge_bps:
         raise QuaverError(
             "serve: the outputs of a model trained with bce are no basis points; "
@@ -273,35 +222,6 @@ def stop() -> None:
     serve.shutdown()
 
 
-def _bad_input(message: str) -> BadInput:
-    """Turn msgspec's `problem - at `$.path`` into the field and the problem."""
-    at = re.search(r" - at `\$\.?([^`]*)`$", message)
-    field, problem = (at[1], message[: at.start()]) if at else ("", message)
-    named = re.search(r"(?:required|unknown) field `([^`]*)`", problem)
-    if named:
-        field = f"{field}.{named[1]}" if field else named[1]
-    return BadInput(field or "body", f"{field or 'body'}: {problem}")
-
-
-def _bad_json(body: bytes, message: str) -> BadInput:
-    """Name the field of a NaN or Infinity, which some clients write though JSON has none."""
-    found: list[str] = []
-
-    def not_finite(text: str) -> str:
-        found.append(text)
-        return text  # A string where a number belongs: msgspec then says where.
-
-    try:
-        loose = json.loads(body, parse_constant=not_finite)
-        msgspec.convert(loose, Samples if "samples" in loose else Sample)
-    except msgspec.ValidationError as error:
-        named = _bad_input(str(error))
-        return BadInput(named.field, f"{named.field}: numbers must be finite") if found else named
-    except (ValueError, TypeError, RecursionError):
-        pass
-    return BadInput("body", f"body: {message}")
-
-
 def _answer(product_id: str, values: np.ndarray) -> dict[str, Any]:
     action = decide(values, np.ones(len(Action), bool), 0.0)
     named = {each.name: float(values[each]) for each in Action}
@@ -330,9 +250,3 @@ async def _within(answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
 
 def _json(content: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type="application/json")
-
-
-def _body_schema() -> dict[str, Any]:
-    sample, samples = msgspec.json.schema(Sample), msgspec.json.schema(Samples)
-    content = {"schema": {"oneOf": [sample, samples]}}
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}

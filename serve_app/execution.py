@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, cast
 
 import ray
 from numpy.typing import NDArray
@@ -10,7 +11,9 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.brokers import Paper
-from serve_app.executor import ExecutionConfig, Executor, Values
+from serve_app.execution_config import ExecutionConfig
+from serve_app.executor import Executor, Item, Values
+from serve_app.inputs import external_reader
 from serve_app.predictor import replica_handle
 from tune.checkpoint import ModelMeta
 
@@ -32,7 +35,8 @@ class Execution:
     ) -> None:
         self._config = config
         self._predictor = replica_handle(predictor)
-        self.executor = Executor(meta, config, self._ask, Paper())
+        external = external_reader(meta.recipe, config.external_root)
+        self.executor = Executor(meta, config, self._ask, Paper(), external)
         self._state = "waiting" if config.source else "idle"
         self._task = asyncio.create_task(self._run()) if config.source else None
 
@@ -73,18 +77,37 @@ class Execution:
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(2 * wait_s, self._config.retry_cap_s)
 
-    async def _consume(self) -> None:
+    async def _open(self) -> AsyncIterator[Awaitable[Item]]:
+        """Return the stream of the source, open."""
         actor = await asyncio.to_thread(
             ray.get_actor, self._config.source, self._config.source_namespace
         )
         stream = actor.stream.options(
             num_returns="streaming", _generator_backpressure_num_objects=STREAM_AHEAD
-        ).remote()
-        async for ref in stream:
-            item = await ref
-            self._state = "streaming"
-            self.executor.counts["items"] += 1
-            await self.executor.on_item(item)
+        )
+        return cast(AsyncIterator[Awaitable[Item]], stream.remote())
+
+    async def _consume(self) -> None:
+        stream = await self._open()
+        coming = asyncio.ensure_future(anext(stream, None))
+        try:
+            while (ref := await self._come(coming)) is not None:
+                item = await ref
+                self._state = "streaming"
+                self.executor.counts["items"] += 1
+                await self.executor.on_item(item)
+                coming = asyncio.ensure_future(anext(stream, None))
+        finally:
+            coming.cancel()
+        while (left_s := self.executor.patience_left_s) is not None:
+            await asyncio.sleep(left_s)
+            await self.executor.release()
+
+    async def _come(self, coming: asyncio.Future[Awaitable[Item] | None]) -> Awaitable[Item] | None:
+        """Return what comes next; meanwhile, decide on beats that have waited for long enough."""
+        while not (await asyncio.wait([coming], timeout=self.executor.patience_left_s))[0]:
+            await self.executor.release()
+        return coming.result()
 
     async def _withdraw(self) -> None:
         try:

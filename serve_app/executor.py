@@ -9,23 +9,22 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from market.actions import Action, Fees
-from market.errors import QuaverError
+from datasets.external import ExternalReader
+from market.actions import Action
 from market.events import BUY
-from market.features import FeatureBuilder
 from market.ledger import Order
 from market.paper import Fill
 from market.products import product
-from market.signals import signals
-from market.trader import Trader, TraderConfig
+from market.trader import Trader
 from market.windows import BEAT_NS, after_break
 from serve_app.brokers import Broker
+from serve_app.execution_config import ExecutionConfig, traded
+from serve_app.inputs import Inputs, LiveInputs
 from tune.checkpoint import ModelMeta
 
 Item = list[tuple[str, NDArray[np.void]]]  # What a stream yields: (product, WINDOW[m >= 0]).
@@ -42,6 +41,7 @@ _COUNTS = (
     "repeated_windows",
     "breaks",
     "predictions",
+    "late_references",
     "orders",
     "fills",
     "taker_fills",
@@ -52,48 +52,17 @@ _COUNTS = (
 )
 
 
-class ExecutionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is traded, under which rules, and where the windows come from."""
-
-    products: Annotated[
-        tuple[str, ...],
-        msgspec.Meta(description="products traded; empty: all the model was trained for"),
-    ] = ()
-    trader: TraderConfig = msgspec.field(default_factory=TraderConfig)
-    fees: Fees = msgspec.field(default_factory=Fees)
-    source: Annotated[
-        str | None, msgspec.Meta(description="name of the actor that streams windows; none: idle")
-    ] = None
-    source_namespace: Annotated[
-        str | None, msgspec.Meta(description="its Ray namespace; none: that of Serve")
-    ] = None
-    predict_timeout_s: Annotated[
-        float, msgspec.Meta(gt=0, description="a prediction later than this is not traded on")
-    ] = 3.0
-    retry_first_s: Annotated[
-        float, msgspec.Meta(gt=0, description="wait before a lost stream is opened again; doubles")
-    ] = 0.5
-    retry_cap_s: Annotated[float, msgspec.Meta(gt=0, description="longest such wait")] = 15.0
-
-
-def traded(meta: ModelMeta, config: ExecutionConfig) -> dict[str, int]:
-    """Return the products to trade, each with its index in the model.
-
-    QuaverError if the model was not trained for one of them.
-    """
-    names = config.products or meta.trained
-    untrained = [name for name in names if name not in meta.trained]
-    if untrained:
-        raise QuaverError(
-            f"serve: the model was not trained for {', '.join(untrained)}; "
-            "train it for them or leave them out of `products`"
-        )
-    return {name: meta.products.index(name) for name in names}
-
-
 class _Row(NamedTuple):
     product_id: str
     window: NDArray[np.void]  # WINDOW[1]
+
+
+class _Held(NamedTuple):
+    """What is to be decided at the end of a beat."""
+
+    beat: int
+    rows: list[_Row]
+    received_ns: int
 
 
 class Executor:
@@ -105,6 +74,7 @@ class Executor:
         config: ExecutionConfig,
         predict: Predict,
         broker: Broker,
+        external: ExternalReader | None = None,
         *,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         wall_ns: Callable[[], int] = time.time_ns,
@@ -113,9 +83,11 @@ class Executor:
         self._index = traded(meta, config)
         listed = {name: product(name) for name in self._index}
         self.trader = Trader(listed, config.fees, config.trader)
-        self._features = {name: FeatureBuilder(p.tick) for name, p in listed.items()}
-        self._listed, self._signals = listed, meta.recipe.signals
+        self._inputs = LiveInputs(meta.recipe, listed, external)
         self._predict, self._broker = predict, broker
+        self._predict_timeout_s = config.predict_timeout_s
+        self._patience_ns = round(config.reference_patience_s * 1e9)
+        self._held: deque[_Held] = deque()
         self._monotonic_ns, self._wall_ns = monotonic_ns, wall_ns
         self.started = datetime.fromtimestamp(wall_ns() / 1e9, UTC).isoformat(timespec="seconds")
         self.counts: Counter[str] = Counter()
@@ -137,23 +109,57 @@ class Executor:
         received_ns = self._monotonic_ns()
         beats: dict[int, list[_Row]] = {}
         for product_id, windows in item:
-            if product_id not in self._features:
+            if product_id not in self._inputs.needed:
                 self.counts["ignored_windows"] += len(windows)
                 continue
-            for i, beat in enumerate(windows["beat"].tolist()):
-                due = self._newest.get(product_id, beat - 1) + 1
-                if beat < due:
-                    self.counts["repeated_windows"] += 1  # A collector that started again.
-                    continue
-                if beat > due:
-                    self.counts["breaks"] += 1
-                    beats.setdefault(due, []).append(_Row(product_id, after_break(due)))
-                self.counts["windows"] += 1
-                self._newest[product_id] = beat
-                beats.setdefault(beat, []).append(_Row(product_id, windows[i : i + 1]))
+            newest = self._newest.get(product_id, -1)
+            new = windows[windows["beat"] > newest]
+            self.counts["repeated_windows"] += len(windows) - len(new)  # A collector started again.
+            if not len(new):
+                continue
+            self._newest[product_id] = int(new["beat"][-1])
+            try:
+                self._inputs.push({product_id: new})
+            except ValueError as error:  # Who looks at it does without.
+                self.failed(f"windows of {product_id}", error)
+            if product_id in self._index:
+                self._add(product_id, new, newest, beats)
         for beat in sorted(beats):
             rows = sorted(beats[beat], key=lambda row: self._index[row.product_id])
-            await self._on_beat(beat, rows, received_ns)
+            self._held.append(_Held(beat, rows, received_ns))
+        await self.release()
+
+    async def release(self) -> None:
+        """Decide on the beats held, up to the first one that waits for other products."""
+        while self._held and (not self._awaited(self._held[0]) or self.patience_left_s == 0):
+            held = self._held.popleft()
+            self.counts["late_references"] += self._awaited(held)
+            await self._on_beat(*held)
+
+    @property
+    def patience_left_s(self) -> float | None:
+        """How long the first beat held goes on waiting, to be released then; None: none is held."""
+        if not self._held:
+            return None
+        spent_ns = self._monotonic_ns() - self._held[0].received_ns
+        return max(0, self._patience_ns - spent_ns) / 1e9
+
+    def _add(
+        self, product_id: str, new: NDArray[np.void], newest: int, beats: dict[int, list[_Row]]
+    ) -> None:
+        """Add new windows of a product that is traded to what is to be decided, beat by beat."""
+        due = newest + 1 if newest >= 0 else int(new["beat"][0])
+        for i, beat in enumerate(new["beat"].tolist()):
+            if beat > due:
+                self.counts["breaks"] += 1
+                beats.setdefault(due, []).append(_Row(product_id, after_break(due)))
+            self.counts["windows"] += 1
+            beats.setdefault(beat, []).append(_Row(product_id, new[i : i + 1]))
+            due = beat + 1
+
+    def _awaited(self, held: _Held) -> int:
+        """Return how many products of a beat wait for the windows of others."""
+        return sum(bool(self._inputs.waits_for(row.product_id, held.beat)) for row in held.rows)
 
     async def withdraw(self) -> None:
         """Cancel every resting order: without windows, none of them can be answered for."""
@@ -167,9 +173,13 @@ class Executor:
 
     async def _on_beat(self, beat: int, rows: list[_Row], received_ns: int) -> None:
         found, asked = [], []
+        try:
+            await self._inputs.refresh(self._predict_timeout_s)
+        except Exception as error:  # What was read before stays in use, as long as it may.
+            self.failed("external series", error)
         for row in rows:
             try:
-                inputs = self._inputs(row)
+                inputs = self._inputs.of(row.product_id, row.window)
             except ValueError as error:  # No prediction for this product.
                 self.failed(f"beat {beat}, {row.product_id}", error)
                 continue
@@ -191,18 +201,7 @@ class Executor:
         if beat == self.last_beat:
             self.equity_curve.append((beat, self.trader.equity))
 
-    def _inputs(self, row: _Row) -> tuple[NDArray[np.float64], ...] | None:
-        """Return a product's medians, bids, asks and signals (n = 1), None while it has none."""
-        builder = self._features[row.product_id]
-        beats, *features = builder.push(row.window)
-        if not len(beats):
-            return None
-        own = signals(builder.recent, self._listed[row.product_id], self._signals)
-        return *features, own
-
-    async def _values(
-        self, found: list[tuple[NDArray[np.float64], ...]], asked: list[str]
-    ) -> dict[str, Values]:
+    async def _values(self, found: list[Inputs], asked: list[str]) -> dict[str, Values]:
         """Ask for all products at once; without an answer nothing is traded and orders go."""
         columns = [np.concatenate(column) for column in zip(*found, strict=True)]
         index = np.array([self._index[name] for name in asked], np.int64)

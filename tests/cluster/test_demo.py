@@ -18,7 +18,8 @@ import requests
 SHORT = ["--set", "demo.hours=1.5", "--set", "demo.live_beats=20", "--set", "demo.live_speed=40"]
 FAST_SWEEP = ["--set", "sweep.train.epochs=2", "--set", 'sweep.grid={objective=["mse","bce"]}']
 SIGNALS = ["order_flow", "taker", "spread", "depth", "volatility", "time_of_day"]
-ALL_SIGNALS = [part for name in SIGNALS for part in ("--set", f"signals.{name}=true")]
+SWITCHES = [*(f"signals.{name}" for name in SIGNALS), "cross.btc_eth"]
+ALL_SIGNALS = [part for switch in SWITCHES for part in ("--set", f"{switch}=true")]
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -96,7 +97,7 @@ def test_the_demo_trades_and_writes_a_report_twice_and_its_model_is_served(
         with contextlib.suppress(requests.RequestException):
             health = requests.get(f"http://127.0.0.1:{port}/health", timeout=10).json()
             trading = health["execution"]
-    assert len(health["model"]["signals"]) == 15
+    assert len(health["model"]["signals"]) == 15 + 2 * 4
     positions = requests.get(f"http://127.0.0.1:{port}/v1/positions", timeout=10).json()
     assert set(positions["products"]) == {"BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD"}
     assert_an_interrupt_stops_all(served, log)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.cross import (
+    GIVEN_UP_BEATS,
     LATE_BEATS,
     MOST_NEIGHBOURS,
     WIDTH,
@@ -297,8 +298,10 @@ def test_what_has_not_come_or_is_long_past_is_not_known() -> None:
     builder = CrossBuilder({"ADA-USD": ("BTC-USD", "ETH-USD", None)})
     assert builder.watched == {"BTC-USD", "ETH-USD"}
     builder.push({"BTC-USD": windows[:100], "ADA-USD": windows[:100]})
-    assert builder.waits_for("ADA-USD", FIRST + 99) == ("ETH-USD",)
-    assert builder.waits_for("ADA-USD", FIRST + 100) == ("BTC-USD", "ETH-USD")
+    assert builder.waits_for("ADA-USD", FIRST + 99) == ()  # Of ETH nothing ever came.
+    for silent in (1, GIVEN_UP_BEATS):
+        assert builder.waits_for("ADA-USD", FIRST + 99 + silent) == ("BTC-USD",)
+    assert builder.waits_for("ADA-USD", FIRST + 100 + GIVEN_UP_BEATS) == ()
     assert builder.row("ADA-USD", FIRST + 99)[[3, 7, 11]].tolist() == [1, 0, 0]
     assert not builder.row("ADA-USD", FIRST + 100).any()
     for at in range(100, 3000):

@@ -17,7 +17,7 @@ import ray
 from market.policy import Limits
 from market.trader import TraderConfig
 from serve_app.app import free_ports, ray_environment, start, stop
-from serve_app.executor import ExecutionConfig
+from serve_app.execution_config import ExecutionConfig
 from tests.serve_app.market_walk import PRODUCTS, walk
 
 BEATS = 300

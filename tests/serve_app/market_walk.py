@@ -5,7 +5,7 @@ import torch
 
 from datasets.recipe import Recipe
 from market.actions import Action
-from market.signals import SignalsConfig, names
+from market.signals import SignalsConfig
 from market.windows import WINDOW
 from tune.checkpoint import ModelMeta, export
 from tune.models import SeedConfig, build
@@ -13,7 +13,7 @@ from tune.models import SeedConfig, build
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 FIRST_BEAT = 446_566_500
 WARM_UP = 69  # Beats k-68 .. k.
-NONE = SignalsConfig()
+PLAIN = Recipe()
 ALL = SignalsConfig(**dict.fromkeys(SignalsConfig.__struct_fields__, True))
 
 
@@ -38,7 +38,7 @@ def walk(n: int, seed: int, first_beat: int = FIRST_BEAT) -> np.ndarray:
 
 
 def meta_of(
-    trained: tuple[str, ...] = PRODUCTS, objective: str = "mse", signals: SignalsConfig = NONE
+    trained: tuple[str, ...] = PRODUCTS, objective: str = "mse", recipe: Recipe = PLAIN
 ) -> ModelMeta:
     """Return the header of a small model of `PRODUCTS`."""
     config = SeedConfig(
@@ -53,17 +53,17 @@ def meta_of(
         objective=objective,
         products=PRODUCTS,
         trained=trained,
-        recipe=Recipe(signals=signals),
+        recipe=recipe,
     )
 
 
 def model_file(
-    trained: tuple[str, ...] = PRODUCTS, objective: str = "mse", signals: SignalsConfig = NONE
+    trained: tuple[str, ...] = PRODUCTS, objective: str = "mse", recipe: Recipe = PLAIN
 ) -> bytes:
     """Return an exported model that wants to buy, then, where it may not, to sell."""
     torch.manual_seed(0)
-    meta = meta_of(trained, objective, signals)
-    model = build(meta.model, len(names(signals)))
+    meta = meta_of(trained, objective, recipe)
+    model = build(meta.model, len(recipe.signal_names))
     model.output_mean[Action.FORCE_BUY] = 1.0
     model.output_mean[Action.CLOSE_BUY] = 1.0
     model.output_mean[Action.FORCE_SELL] = 0.5

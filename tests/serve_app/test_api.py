@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from datasets.recipe import Recipe
 from market.errors import QuaverError
 from market.signals import SignalsConfig
 from market.trader import TraderConfig
 from serve_app.app import (
-    MAX_SAMPLES,
     Ports,
     build_app,
     create_api,
     free_ports,
     ray_environment,
 )
-from serve_app.executor import ExecutionConfig
+from serve_app.bodies import MAX_SAMPLES
+from serve_app.execution_config import ExecutionConfig
 from tests.serve_app.market_walk import PRODUCTS, meta_of, model_file
 
 ACTIONS = ["FORCE_BUY", "CLOSE_BUY", "FORCE_SELL", "CLOSE_SELL", "NO_OP"]
@@ -188,7 +189,7 @@ def test_a_bad_body_is_refused(client: Client, body: str | bytes, field: str) ->
 
 
 def test_a_model_with_signals_takes_as_many_as_it_was_trained_with(stub: Stub) -> None:
-    meta = meta_of(signals=SignalsConfig(spread=True, depth=True))
+    meta = meta_of(recipe=Recipe(signals=SignalsConfig(spread=True, depth=True)))
     client = Client(create_api(meta, stub.predict, stub))
     wanted = ["spread_bps", "depth_log", "depth_imbalance"]
     assert client.get("/health").json()["model"]["signals"] == wanted

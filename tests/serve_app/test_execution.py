@@ -1,13 +1,17 @@
 """What the deployment does when its stream ends or breaks off, without Ray."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import pytest
 
+from datasets.recipe import Recipe
+from market.cross import CrossConfig
 from serve_app import execution
-from serve_app.executor import ExecutionConfig
-from tests.serve_app.market_walk import meta_of
+from serve_app.execution_config import ExecutionConfig
+from serve_app.executor import Item
+from tests.serve_app.market_walk import FIRST_BEAT, meta_of, walk
 
 
 class Streams(execution.Execution.func_or_class):
@@ -28,6 +32,53 @@ class Streams(execution.Execution.func_or_class):
     async def _withdraw(self) -> None:
         await super()._withdraw()
         self.ended.put_nowait(self._state)
+
+
+class Connections(execution.Execution.func_or_class):
+    """An execution whose stream yields ETH's windows, and those of SOL but for the last one."""
+
+    async def __init__(self, patience_s: float) -> None:
+        config = ExecutionConfig(
+            source="collector", products=("ETH-USD",), reference_patience_s=patience_s
+        )
+        recipe = Recipe(cross=CrossConfig(neighbours=1), nearest={"ETH-USD": ("SOL-USD",)})
+        self.handled_last, self.go_on, self.decided = (asyncio.Event() for _ in range(3))
+        await super().__init__(meta_of(recipe=recipe), config, None)
+        self._release, self.executor.release = self.executor.release, self._released
+
+    async def _released(self) -> None:
+        await self._release()
+        if self.executor.counts["beats"] == 5:
+            self.decided.set()
+
+    async def _open(self) -> AsyncIterator[Awaitable[Item]]:
+        return self._items()
+
+    async def _items(self) -> AsyncIterator[Awaitable[Item]]:
+        for at in range(5):
+            rows = walk(1, 1, FIRST_BEAT + at)
+            yield asyncio.sleep(0, [("ETH-USD", rows), ("SOL-USD", rows[at == 4 :])])
+        self.handled_last.set()
+        await self.go_on.wait()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_beat_that_waits_for_another_product_is_decided_when_nothing_comes(ends: bool) -> None:
+    async def run() -> dict[str, Any]:
+        running = object.__new__(Connections)
+        await running.__init__(0.02 if not ends else 0.2)
+        async with asyncio.timeout(10):
+            await running.handled_last.wait()
+            assert running.executor.counts["beats"] == 4
+            if ends:
+                running.go_on.set()
+                await running._task
+            await running.decided.wait()
+        running._task.cancel()
+        return await running.health()
+
+    health = asyncio.run(run())
+    assert (health["beats"], health["late_references"], health["errors"]) == (5, 1, 0)
 
 
 def after(streams: int, breaks: int, retry_s: float) -> tuple[list[str], dict[str, Any]]:

@@ -9,6 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from datasets.external import ExternalReader
+from datasets.recipe import Recipe
 from market.actions import Action
 from market.errors import QuaverError
 from market.features import features
@@ -16,13 +18,22 @@ from market.ledger import Order
 from market.paper import Fill, PaperBroker
 from market.policy import Limits
 from market.products import product
-from market.signals import SignalsConfig, names, signals
+from market.signals import names, signals
 from market.trader import Trader, TraderConfig
 from market.windows import BEAT_NS
 from serve_app.brokers import Paper
-from serve_app.executor import ExecutionConfig, Executor, traded
+from serve_app.execution_config import ExecutionConfig, traded
+from serve_app.executor import Executor
 from sim.backtest import backtest
-from tests.serve_app.market_walk import ALL, FIRST_BEAT, NONE, PRODUCTS, WARM_UP, meta_of, walk
+from tests.serve_app.market_walk import (
+    ALL,
+    FIRST_BEAT,
+    PLAIN,
+    PRODUCTS,
+    WARM_UP,
+    meta_of,
+    walk,
+)
 
 BTC, ETH = PRODUCTS[:2]
 
@@ -95,19 +106,26 @@ class Bench:
     def __init__(
         self,
         predict: Callable[..., Any] | None = None,
-        signals: SignalsConfig = NONE,
+        recipe: Recipe = PLAIN,
+        external: ExternalReader | None = None,
+        predict_timeout_s: float = 3.0,
         **limits: Any,
     ) -> None:
         self.model = FakeModel()
         self.broker = Watched()
         self.clock = Clock()
         self.ticks_ns = 0
-        config = ExecutionConfig(products=(BTC, ETH), trader=TraderConfig(limits=Limits(**limits)))
+        config = ExecutionConfig(
+            products=(BTC, ETH),
+            trader=TraderConfig(limits=Limits(**limits)),
+            predict_timeout_s=predict_timeout_s,
+        )
         self.executor = Executor(
-            meta_of(signals=signals),
+            meta_of(recipe=recipe),
             config,
             predict or self.model,
             self.broker,
+            external,
             monotonic_ns=self.monotonic_ns,
             wall_ns=self.clock,
         )
@@ -157,7 +175,7 @@ def test_served_features_equal_those_of_the_batch_bit_for_bit() -> None:
 
 
 def test_served_signals_equal_those_of_the_batch_bit_for_bit_also_over_lost_beats() -> None:
-    bench = Bench(signals=ALL)
+    bench = Bench(recipe=Recipe(signals=ALL))
     streams = {BTC: walk(300, 3), ETH: walk(300, 4)}
     streams[ETH]["valid"][20] = False
     streams[BTC] = np.delete(streams[BTC], np.r_[100:104, 200])

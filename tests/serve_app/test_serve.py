@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 
+from datasets.recipe import Recipe
 from market.signals import names
 from serve_app.brokers import Paper
 from serve_app.executor import Executor
@@ -54,7 +55,7 @@ def in_process(model: torch.nn.Module) -> Executor:
     async def predict(*inputs: np.ndarray) -> np.ndarray:
         return values_of(model, inputs)
 
-    executor = Executor(meta_of(signals=ALL), driver.EXECUTION, predict, Paper())
+    executor = Executor(meta_of(recipe=Recipe(signals=ALL)), driver.EXECUTION, predict, Paper())
     windows = driver.streams()
     half = driver.BEATS // 2
 
@@ -106,7 +107,7 @@ def check_prediction(client: httpx.Client, model: torch.nn.Module) -> None:
 @pytest.mark.slow
 def test_the_application_predicts_trades_and_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    path.write_bytes(model_file(signals=ALL))
+    path.write_bytes(model_file(recipe=Recipe(signals=ALL)))
     torch.set_num_threads(1)
     model, _ = load_model(path)
     mark = uuid.uuid4().hex
