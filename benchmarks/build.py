@@ -16,11 +16,13 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from actors.raw import DAY_NS, day_of, partition_path
-from actors.store import Store
+from actors.store import Store, sha256
 from benchmarks.__main__ import where
 from benchmarks.build_table import Cost, Measured, of_one_more, table_of
 from benchmarks.harness import Result, Table, compare_cpu, report
@@ -30,9 +32,12 @@ from cluster.session import ray_session
 from datasets.build import build, find_todo
 from datasets.partition import build_samples, build_windows
 from datasets.recipe import Recipe
+from datasets.table_manifest import TableManifest, finish
 from datasets.tables import read_windows, write_windows
+from market.cross import CrossConfig
 from market.products import UNIVERSE
-from market.windows import WindowBuilder
+from market.signals import SignalsConfig
+from market.windows import BEAT_NS, WindowBuilder
 
 LIMIT = 5_000_000  # Level changes a second and core.
 MEMORY_LIMIT_MB = 512
@@ -40,6 +45,12 @@ RUNS = 5
 GROWTH, ROUNDS = (1, 10, 100), 3
 SMALL = 20  # Times smaller is a partition of those that are built by the hundred.
 RECIPE, SPLIT = Recipe(), (0.6, 0.2, 0.2)
+PRODUCT, OTHERS = "ADA-USD", ("BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD", "DOGE-USD")
+EVERY_SIGNAL = Recipe(
+    signals=SignalsConfig(**dict.fromkeys(SignalsConfig.__struct_fields__, True)),
+    cross=CrossConfig(btc_eth=True, neighbours=3),
+    nearest={PRODUCT: OTHERS},
+)
 
 
 def measure() -> tuple[list[Result], Table]:
@@ -50,6 +61,7 @@ def measure() -> tuple[list[Result], Table]:
         for name, shape in (("btc", BTC), ("thin", THIN)):
             results += _measure_partition(folder / name, name, shape)
         rates = [r.value for r in results if "limit" in r.against]
+        results += _measure_signals(folder / "btc")
         results.append(_measure_memory(folder / "btc"))
         small = a_day(THIN, CHANGES // SMALL)
         growth, start_s = _measure_growth(folder, small)
@@ -73,19 +85,20 @@ def measure() -> tuple[list[Result], Table]:
 
 
 def _measure_partition(root: Path, name: str, shape: Shape) -> list[Result]:
-    """Build one partition over and over, with windows of the days beside it in place."""
-    store, product_id, made = Store(str(root)), "BTC-USD", a_day(shape, CHANGES)
-    day = record_day(store, product_id, made)
-    build_windows(store, product_id, day)
-    for number in (-1, 1):
-        windows = read_windows(store, product_id, day)
-        windows["beat"] += number * DAY_BEATS
-        write_windows(store, product_id, day_of(FIRST_NS + number * DAY_NS), windows)
-    paths = sorted((root / partition_path(product_id, day)).glob("*.parquet"))
+    """Build one partition over and over, with the windows that its samples read in place."""
+    store, made = Store(str(root)), a_day(shape, CHANGES)
+    day = record_day(store, PRODUCT, made)
+    build_windows(store, PRODUCT, day)
+    windows = read_windows(store, PRODUCT, day)
+    for number in (-1, 0, 1):
+        windows["beat"] = FIRST_NS // BEAT_NS + np.arange(len(windows)) + number * DAY_BEATS
+        for other in (PRODUCT, *OTHERS) if number else OTHERS:
+            _put_windows(store, other, day_of(FIRST_NS + number * DAY_NS), windows)
+    paths = sorted((root / partition_path(PRODUCT, day)).glob("*.parquet"))
     return compare_cpu(
         f"raw partition to samples: {name}",
         "changes/CPU-s",
-        partial(_build_one, store, product_id, day),
+        partial(_build_one, RECIPE, store, PRODUCT, day),
         {
             "pyarrow to numpy columns, read only": partial(_read_columns, paths),
             "its rows in memory through the book alone": lambda: WindowBuilder().feed(made.events),
@@ -96,9 +109,39 @@ def _measure_partition(root: Path, name: str, shape: Shape) -> list[Result]:
     )
 
 
-def _build_one(store: Store, product_id: str, day: str) -> None:
+def _measure_signals(root: Path) -> list[Result]:
+    """Build the partition with all that a sample can hold, of five other coins too."""
+    store, day = Store(str(root)), day_of(FIRST_NS)
+    return compare_cpu(
+        "raw partition to samples with every signal: btc",
+        "changes/CPU-s",
+        partial(_build_one, EVERY_SIGNAL, store, PRODUCT, day),
+        {"the same without signals": partial(_build_one, RECIPE, store, PRODUCT, day)},
+        CHANGES,
+        LIMIT,
+        RUNS,
+    )
+
+
+def _put_windows(store: Store, product_id: str, day: str, windows: NDArray[np.void]) -> None:
+    data = write_windows(store, product_id, day, windows)
+    manifest = TableManifest(
+        table="windows",
+        product=product_id,
+        day=day,
+        inputs_sha256="",
+        code_sha256="",
+        rows=len(windows),
+        valid=len(windows),
+        bytes=len(data),
+        sha256=sha256(data),
+    )
+    finish(store, manifest)
+
+
+def _build_one(recipe: Recipe, store: Store, product_id: str, day: str) -> None:
     build_windows(store, product_id, day)
-    build_samples(store, product_id, day, RECIPE)
+    build_samples(store, product_id, day, recipe)
 
 
 def _read_columns(paths: list[Path]) -> None:
@@ -125,7 +168,7 @@ def _measure_memory(root: Path) -> Result:
 
 def _peak(root: str, pipe) -> None:  # type: ignore[no-untyped-def]
     before_mb = _peak_mb()
-    _build_one(Store(root), "BTC-USD", day_of(FIRST_NS))
+    _build_one(RECIPE, Store(root), PRODUCT, day_of(FIRST_NS))
     pipe.send((before_mb, _peak_mb()))
 
 

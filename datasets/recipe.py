@@ -37,7 +37,7 @@ def differences(found: Recipe, wanted: Recipe) -> str:
     """Name the settings that differ, as in `fees.taker_bps is 40.0 instead of 60.0`."""
     one, other = _flat(found), _flat(wanted)
     return ", ".join(
-        f"{name} is {one.get(name)} instead of {other.get(name)}"
+        f"{name} is {one.get(name)!r} instead of {other.get(name)!r}"
         for name in one | other
         if one.get(name) != other.get(name)
     )
