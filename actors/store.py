@@ -2,18 +2,19 @@
 
 Files are written whole or not at all: a local file is renamed into place once it is on disk, an S3
 object is one put. Credentials and endpoint come from the usual AWS environment, which boto3 (that
-reads and writes) and pyarrow (that lists) understand alike. Nothing is sent before a path is used,
-so that a collector can start while its S3 is away; a server that is gone, or accepts and then stays
-silent, makes a call fail within two minutes.
+does all work here) and pyarrow (for libraries that want a file system) understand alike. Nothing is
+sent before a path is used, so that a collector can start while its S3 is away; a server that is
+gone, or accepts and then stays silent, makes a call fail within two minutes.
 """
 
+import errno
 import hashlib
 import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as NotConnected
 from filelock import FileLock
 from pyarrow import ArrowException, fs
@@ -45,6 +46,10 @@ _URI_OPTIONS = {"region", "scheme", "endpoint_override"}
 _LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _ABSENT = {"NoSuchKey", "404"}
 _UNCHANGED = {"NotModified", "304"}
+_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
+_FULL_STATUS = 507
+_FULL = {"QuotaExceeded", "XMinioAdminBucketQuotaExceeded"}  # Of Ceph and MinIO: not status 507.
+_SLOW = "RequestTimeout"  # With status 400, although the network was at fault.
 _ABSENT_FILE = "raw"  # There is a folder of that name, never a file.
 
 
@@ -182,13 +187,20 @@ class Store:
                 if _code(e) in _ABSENT:
                     raise FileNotFoundError(self.full_path(path)) from None
                 raise
-            with answer["Body"] as body:
-                return body.read(), answer["ETag"]
+            return _body(answer), answer["ETag"]
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at this path."""
         with self._named("look for", path):
-            return bool(self._fs.get_file_info(self.full_path(path)).type == fs.FileType.File)
+            if self.is_local:
+                return bool(self._fs.get_file_info(self.full_path(path)).type == fs.FileType.File)
+            try:
+                self._s3.head_object(**self._named_object(path))
+            except ClientError as e:
+                if _code(e) not in _ABSENT:
+                    raise
+                return False
+            return True
 
     def delete(self, path: str) -> None:
         """Remove a file if it is there."""
@@ -211,13 +223,14 @@ class Store:
 
     def sizes(self, under: str) -> dict[str, int]:
         """Return the path and bytes of every file under a folder; temporary ones left out."""
-        selector = fs.FileSelector(self.full_path(under), recursive=True, allow_not_found=True)
         with self._named("list", under):
-            found = [i for i in self._fs.get_file_info(selector) if i.type == fs.FileType.File]
-        base = len(self._base) + 1
-        return {
-            i.path[base:]: i.size for i in found if not PurePosixPath(i.path).name.startswith(".")
-        }
+            found = self._list_local(under) if self.is_local else self._list_s3(under)
+            base = len(self._base) + 1
+            return {
+                path[base:]: size
+                for path, size in found
+                if not PurePosixPath(path).name.startswith(".")
+            }
 
     @contextmanager
     def _named(
@@ -230,9 +243,20 @@ class Store:
             raise
         except (ArrowException, BotoCoreError, ClientError, OSError) as e:
             away = isinstance(e, BotoCoreError | ClientError) and _is_away(e)
+            if _is_full(e):
+                advice = "there is no room for it: make room there, then try again"
+            elif away and isinstance(e, ClientError):
+                advice = (
+                    "the server answers but is in trouble: if that does not pass, see whether its "
+                    "disk is full, and what its log says"
+                )
+            else:
+                advice = (
+                    "check that this root is the right one, that it can be reached and that you "
+                    "have the rights"
+                )
             raise (Away if away else QuaverError)(
-                f"cannot {doing} {path} under {self.root}: {e}; check that this root is the right "
-                "one, that it can be reached and that you have the rights"
+                f"cannot {doing} {path} under {self.root}: {e}; {advice}"
             ) from None
 
     @contextmanager
@@ -260,6 +284,23 @@ class Store:
     def _fs(self) -> fs.FileSystem:
         return fs.LocalFileSystem() if self.is_local else _s3_filesystem(self.root, self._s3)
 
+    def _list_local(self, under: str) -> Iterator[tuple[str, int]]:
+        selector = fs.FileSelector(self.full_path(under), recursive=True, allow_not_found=True)
+        for found in self._fs.get_file_info(selector):
+            if found.type == fs.FileType.File:
+                yield found.path, found.size
+
+    def _list_s3(self, under: str) -> Iterator[tuple[str, int]]:
+        """Ask boto3, which says whether a server is away; pyarrow says it in words only."""
+        bucket, _, folder = self.full_path(under).partition("/")
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=f"{folder}/" if folder else ""
+        )
+        for page in pages:
+            for found in page.get("Contents", []):
+                if not found["Key"].endswith("/"):
+                    yield f"{bucket}/{found['Key']}", found["Size"]
+
     def _named_object(self, path: str) -> dict[str, str]:
         bucket, _, key = self.full_path(path).partition("/")
         return {"Bucket": bucket, "Key": key}
@@ -268,8 +309,7 @@ class Store:
         """Return an object's bytes and the condition that it is still the same."""
         try:
             found = self._s3.get_object(**self._named_object(path))
-            with found["Body"] as body:
-                return body.read(), {"IfMatch": found["ETag"]}
+            return _body(found), {"IfMatch": found["ETag"]}
         except ClientError as e:
             if _code(e) not in _ABSENT:
                 raise
@@ -371,9 +411,27 @@ def _s3_filesystem(root: str, client: Any) -> fs.S3FileSystem:
 def _is_away(e: BotoCoreError | ClientError) -> bool:
     """Whether a server could not be reached or is in trouble; else the request was wrong."""
     if isinstance(e, ClientError):
-        status = e.response["ResponseMetadata"]["HTTPStatusCode"]
-        return status >= 500 or status in (408, 429)
-    return isinstance(e, HTTPClientError | NotConnected)
+        status = _status(e)
+        trouble = status >= 500 or status in (408, 429) or _code(e) == _SLOW
+        return trouble and not _is_full(e)
+    return isinstance(e, HTTPClientError | NotConnected | IncompleteReadError)
+
+
+def _is_full(e: Exception) -> bool:
+    """Whether an error says that there is no room: that does not pass by waiting."""
+    if isinstance(e, ClientError):
+        return _status(e) == _FULL_STATUS or _code(e) in _FULL
+    return isinstance(e, OSError) and e.errno in _FULL_ERRNOS
+
+
+def _status(e: ClientError) -> int:
+    return int(e.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+def _body(answer: dict[str, Any]) -> bytes:
+    """Return an object's bytes; errors are boto3's, which those of its body in a `with` are not."""
+    with closing(answer["Body"]) as body:
+        return bytes(body.read())
 
 
 def _code(e: BotoCoreError | ClientError) -> str:
