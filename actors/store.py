@@ -7,49 +7,40 @@ sent before a path is used, so that a collector can start while its S3 is away; 
 gone, or accepts and then stays silent, makes a call fail within two minutes.
 """
 
-import errno
 import hashlib
 import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
-from botocore.exceptions import ConnectionError as NotConnected
+from botocore.exceptions import BotoCoreError, ClientError
 from filelock import FileLock
 from pyarrow import ArrowException, fs
 
+from actors.s3 import (
+    CHECK_CONFIG,
+    S3_CONFIG,
+    body_of,
+    check_uri,
+    code_of,
+    is_away,
+    is_full,
+    s3_client,
+    s3_filesystem,
+)
 from market.errors import QuaverError
 
 _LOCK_TIMEOUT_S, _LOCK_POLL_S = 60.0, 0.005
 _UPDATE_TRIES = 50
 _UPDATE_BACKOFF_S = 0.02  # Doubled with each try, at most _UPDATE_MAX_BACKOFF_S; full jitter.
 _UPDATE_MAX_BACKOFF_S = 1.0
-_CONNECT_S, _SILENCE_S, _ATTEMPTS = 5.0, 30.0, 3
-MAX_THREADS = 32  # That use a store at once without waiting for each other.
-_S3_CONFIG = Config(
-    max_pool_connections=MAX_THREADS,
-    connect_timeout=_CONNECT_S,
-    read_timeout=_SILENCE_S,
-    retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-)
-_CHECK_CONFIG = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1})
-_URI_OPTIONS = {"region", "scheme", "endpoint_override"}
 _LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _ABSENT = {"NoSuchKey", "404"}
 _UNCHANGED = {"NotModified", "304"}
-_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
-_FULL_STATUS = 507
-_FULL = {"QuotaExceeded", "XMinioAdminBucketQuotaExceeded"}  # Of Ceph and MinIO: not status 507.
-_SLOW = "RequestTimeout"  # With status 400, although the network was at fault.
 _ABSENT_FILE = "raw"  # There is a folder of that name, never a file.
 
 
@@ -63,7 +54,7 @@ class Store:
     def __init__(self, root: str) -> None:
         self.is_local = not root.startswith("s3://")
         if not self.is_local:
-            _check_uri(root)
+            check_uri(root)
         elif "://" in root:
             raise QuaverError(f"{root!r} is no data root; give a folder or s3://bucket/prefix")
         self._local = Path(root).absolute()
@@ -76,7 +67,7 @@ class Store:
                 # With a region behind its own options, which go first, none is looked up.
                 parsed = f"{root}{'&' if '?' in root else '?'}region=none"
                 _, self._base = fs.FileSystem.from_uri(parsed)
-                self._s3 = _s3_client(root, _S3_CONFIG)
+                self._s3 = s3_client(root, S3_CONFIG)
             if not self._base:
                 raise ValueError("there is no bucket in it")
         except (ArrowException, BotoCoreError, OSError, ValueError) as e:
@@ -101,12 +92,12 @@ class Store:
         with self._named("read", _ABSENT_FILE):
             try:
                 if not self.is_local:
-                    client = _s3_client(self.root, _CHECK_CONFIG)
+                    client = s3_client(self.root, CHECK_CONFIG)
                     client.get_object(**self._named_object(_ABSENT_FILE))
             except (BotoCoreError, ClientError) as e:
-                if _is_away(e):
+                if is_away(e):
                     return str(e)
-                if _code(e) not in _ABSENT:
+                if code_of(e) not in _ABSENT:
                     raise
         return None
 
@@ -182,12 +173,12 @@ class Store:
             try:
                 answer = self._s3.get_object(**self._named_object(path), **condition)
             except ClientError as e:
-                if _code(e) in _UNCHANGED:
+                if code_of(e) in _UNCHANGED:
                     return None
-                if _code(e) in _ABSENT:
+                if code_of(e) in _ABSENT:
                     raise FileNotFoundError(self.full_path(path)) from None
                 raise
-            return _body(answer), answer["ETag"]
+            return body_of(answer), answer["ETag"]
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at this path."""
@@ -197,7 +188,7 @@ class Store:
             try:
                 self._s3.head_object(**self._named_object(path))
             except ClientError as e:
-                if _code(e) not in _ABSENT:
+                if code_of(e) not in _ABSENT:
                     raise
                 return False
             return True
@@ -242,8 +233,8 @@ class Store:
         except passing:
             raise
         except (ArrowException, BotoCoreError, ClientError, OSError) as e:
-            away = isinstance(e, BotoCoreError | ClientError) and _is_away(e)
-            if _is_full(e):
+            away = isinstance(e, BotoCoreError | ClientError) and is_away(e)
+            if is_full(e):
                 advice = "there is no room for it: make room there, then try again"
             elif away and isinstance(e, ClientError):
                 advice = (
@@ -282,7 +273,7 @@ class Store:
 
     @cached_property
     def _fs(self) -> fs.FileSystem:
-        return fs.LocalFileSystem() if self.is_local else _s3_filesystem(self.root, self._s3)
+        return fs.LocalFileSystem() if self.is_local else s3_filesystem(self.root, self._s3)
 
     def _list_local(self, under: str) -> Iterator[tuple[str, int]]:
         selector = fs.FileSelector(self.full_path(under), recursive=True, allow_not_found=True)
@@ -309,9 +300,9 @@ class Store:
         """Return an object's bytes and the condition that it is still the same."""
         try:
             found = self._s3.get_object(**self._named_object(path))
-            return _body(found), {"IfMatch": found["ETag"]}
+            return body_of(found), {"IfMatch": found["ETag"]}
         except ClientError as e:
-            if _code(e) not in _ABSENT:
+            if code_of(e) not in _ABSENT:
                 raise
             return None, {"IfNoneMatch": "*"}
 
@@ -320,7 +311,7 @@ class Store:
         try:
             self._s3.put_object(**self._named_object(path), Body=data, **condition)
         except ClientError as e:
-            if _code(e) not in _LOST_RACE | _ABSENT:
+            if code_of(e) not in _LOST_RACE | _ABSENT:
                 raise
             return False
         return True
@@ -355,87 +346,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def _check_uri(root: str) -> None:
-    """Refuse an S3 address with keys in it, without repeating them, or with unknown options."""
-    parts = urlsplit(root)
-    if "@" in parts.netloc or {"access_key", "secret_key"} & set(parse_qs(parts.query)):
-        raise QuaverError(
-            "a data root must not hold keys, they would end up in logs; give s3://bucket/prefix "
-            "and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
-        )
-    if unknown := sorted(set(parse_qs(parts.query)) - _URI_OPTIONS):
-        raise QuaverError(
-            f"the data root s3://{parts.netloc}{parts.path} has the unknown options "
-            f"{', '.join(unknown)}; it may have {', '.join(sorted(_URI_OPTIONS))}"
-        )
-
-
-def _options(root: str) -> dict[str, str]:
-    return {name: values[-1] for name, values in parse_qs(urlsplit(root).query).items()}
-
-
-def _s3_client(root: str, config: Config) -> Any:
-    """Return a boto3 client, which threads may share."""
-    options = _options(root)
-    endpoint = options.get("endpoint_override")
-    if endpoint and "://" not in endpoint:
-        endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
-    session = boto3.session.Session()  # One's own: the default one is not for several threads.
-    return session.client(
-        "s3", region_name=options.get("region"), endpoint_url=endpoint, config=config
-    )
-
-
-def _s3_filesystem(root: str, client: Any) -> fs.S3FileSystem:
-    """Return the file system of the server that a boto3 client talks to.
-
-    A bucket of Amazon's is looked up where it is not said in which region it lies.
-    """
-    server = urlsplit(client.meta.endpoint_url)
-    of_amazon = server.netloc.endswith(".amazonaws.com")
-    region = _options(root).get("region")
-    if region is None and of_amazon:
-        region = fs.resolve_s3_region(urlsplit(root).netloc)
-    return fs.S3FileSystem(
-        region=region or client.meta.region_name,
-        scheme=server.scheme,
-        endpoint_override=None if of_amazon else server.netloc,
-        connect_timeout=_CONNECT_S,
-        request_timeout=_SILENCE_S,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
-    )
-
-
-def _is_away(e: BotoCoreError | ClientError) -> bool:
-    """Whether a server could not be reached or is in trouble; else the request was wrong."""
-    if isinstance(e, ClientError):
-        status = _status(e)
-        trouble = status >= 500 or status in (408, 429) or _code(e) == _SLOW
-        return trouble and not _is_full(e)
-    return isinstance(e, HTTPClientError | NotConnected | IncompleteReadError)
-
-
-def _is_full(e: Exception) -> bool:
-    """Whether an error says that there is no room: that does not pass by waiting."""
-    if isinstance(e, ClientError):
-        return _status(e) == _FULL_STATUS or _code(e) in _FULL
-    return isinstance(e, OSError) and e.errno in _FULL_ERRNOS
-
-
-def _status(e: ClientError) -> int:
-    return int(e.response["ResponseMetadata"]["HTTPStatusCode"])
-
-
-def _body(answer: dict[str, Any]) -> bytes:
-    """Return an object's bytes; errors are boto3's, which those of its body in a `with` are not."""
-    with closing(answer["Body"]) as body:
-        return bytes(body.read())
-
-
-def _code(e: BotoCoreError | ClientError) -> str:
-    return str(e.response["Error"]["Code"]) if isinstance(e, ClientError) else ""
 
 
 def sha256(data: bytes | memoryview) -> str:
