@@ -40,7 +40,6 @@ ALL = all_steps("samples", DAYS[:2]) + all_steps("windows", DAYS[:2])
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_module, "_POLL_MIN_S", 0.05)
     monkeypatch.setattr(build_module, "_POLL_MAX_S", 0.2)
-    monkeypatch.setattr(build_module, "_PAUSES_S", (0.01, 0.02, 0.05))
 
 
 @pytest.fixture
@@ -236,6 +235,26 @@ def test_what_a_server_never_takes_stops_nothing_else(
     assert built == {path: data for path, data in undisturbed.items() if ETH in path}
 
 
+class Moody(Refusing):
+    """Takes one partition, and then for a minute none."""
+
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        super().write(path, data)
+        if path.endswith("manifest.json"):
+            self._until_s = self.now_s + MINUTE_S
+
+
+def test_each_partition_that_a_server_takes_gives_it_another_two_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_days(Store(str(tmp_path)), 2)
+    store = Moody(str(tmp_path), (f"{BTC}/", f"{ETH}/"), MINUTE_S)
+    monkeypatch.setattr(build_module.time, "sleep", store.sleep)
+    outcome = run(store)
+    assert outcome.failures == [] and steps(outcome) == ALL
+    assert store.now_s > 8 * MINUTE_S
+
+
 # A server that is full.
 
 
@@ -269,8 +288,9 @@ def small_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_server_that_is_full_is_said_and_what_was_built_goes_on_from_there(
-    small_server: S3Server, undisturbed: dict[str, bytes]
+    small_server: S3Server, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(build_module, "_PAUSES_S", (0.01, 0.02))
     root = small_server.bucket("small")
     store = Store(root)
     record_day(store, 0)
