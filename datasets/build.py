@@ -17,11 +17,12 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from tenacity import wait_exponential as exponential
 
 from actors.store import Away, Store
-from datasets.partition import Built, build_samples, build_windows
+from datasets.partition import Built, build_samples, build_windows, windows_read
 from datasets.recipe import Recipe
 from datasets.table_manifest import Partition
 from datasets.todo import Todo
 from market.errors import QuaverError
+from market.products import product_index
 
 _PATIENCE_S = 900.0  # For a server to come back.
 _POLL_MIN_S, _POLL_MAX_S = 0.5, 10.0
@@ -47,6 +48,9 @@ class Watcher:
 
     def done(self, one: Built | Failure, total: int) -> None:
         """Take note of a partition, and of how many are to be built in all, as far as is known."""
+
+    def says(self, what: str) -> None:
+        """Take note of what is done between partitions."""
 
     def waiting(self, why: str) -> None:
         """Take note that the server is away."""
@@ -113,9 +117,9 @@ def build(
     """Build what is to be built with the running Ray.
 
     Products that are not in the universe get windows but no samples: models know products by their
-    index. Samples whose windows could not be built stay as they are, and all do as long as the
-    nearest coins have to be found and some windows are missing. QuaverError if there is too little
-    to find them from; train is that of `split`.
+    index. Samples whose windows, or those of a product that they look at, could not be built stay
+    as they are; all do as long as the nearest coins have to be found and windows are missing.
+    QuaverError if there is too little to find them from; train is that of `split`.
     """
     watcher, outcome = watcher or Watcher(), Outcome()
     # All windows first: samples read those of neighbouring days and of other products.
@@ -125,12 +129,21 @@ def build(
         if isinstance(one, Built):
             todo.has_windows(partition, one.sha256)
         watcher.done(one, total)
-    if todo.lacks_neighbours:
-        if outcome.failures:
-            return outcome
-        patiently(lambda: todo.find_neighbours(store, split), watcher)
     failed = {(failure.product, failure.day) for failure in outcome.failures}
-    samples = [p for p in todo.samples(set()) if p not in failed]
+    if todo.lacks_neighbours:
+        if any(product_index(product_id) is not None for product_id, _ in failed):
+            return outcome
+        watcher.says("working out which coins are nearest")
+        patiently(lambda: todo.find_neighbours(store, split), watcher)
+    samples = []
+    for partition in todo.samples(set()):
+        read = windows_read(*partition, todo.recipe)
+        others = [p for p in read if p in failed and p[0] != partition[0]]
+        if others:
+            why = f"the windows of {' on '.join(others[0])}, which they look at, could not be built"
+            outcome.failures.append(Failure(*partition, "samples", why))
+        elif partition not in failed:
+            samples.append(partition)
     total = len(todo.windows) + len(samples)
     for _, one in _stage(store, todo.recipe, "samples", samples, watcher):
         _note(outcome, one)
