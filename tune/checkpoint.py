@@ -33,16 +33,28 @@ _META_KEY = "quaver"
 
 @dataclass
 class TrainState:
-    """All of a training run after `epoch` epochs, and the weights of its best epoch."""
+    """All of a training run after `epoch` epochs and `batch` batches of the next one.
+
+    It also holds the weights of the best epoch so far, and what the figures of the unfinished epoch
+    add up from: `loss_sum` over `rows` samples.
+    """
 
     config: TrainConfig
     epoch: int
+    batch: int
+    loss_sum: float
+    rows: int
     weights: dict[str, Tensor]
     optimiser: dict[str, Any]
     rng: Tensor
     best_value_bps: float
     best_epoch: int
     best_weights: dict[str, Tensor]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.epoch >= self.config.epochs
 
 
 class ModelMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

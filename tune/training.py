@@ -1,7 +1,8 @@
 """Train one model: the same config, data and number of threads give the same weights, bit for bit.
 
-That holds across interruptions too. The order of the batches follows from (seed, epoch) alone, and
-a state holds everything else, so a run that resumes ends where an undisturbed one does.
+That holds across interruptions too, at any batch. The order of the batches follows from
+(seed, epoch) alone, and a state holds everything else, so a run that resumes ends where an
+undisturbed one does.
 """
 
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 OnEpoch = Callable[[EpochMetrics, TrainState], None]
+ShouldStop = Callable[[], bool]
 
 # Scaling is fitted on at most so many rows of train, from 512 places in it: what decides is that
 # inputs are of the order of one, and a set that memory does not hold is not read for more.
@@ -48,83 +50,166 @@ def train(
     *,
     resume_from: Path | None = None,
     on_epoch: OnEpoch | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> TrainState:
-    """Train to `config.epochs` and return the last state, which also holds the best weights.
+    """Train to the end and return the last state, which also holds the best weights.
 
     Samples are read batch by batch, never all at once. The best epoch is the one with the highest
     validation value captured, the first of equals. `on_epoch` is called after each epoch; the state
-    it gets is valid only during the call. `resume_from` is a directory of `checkpoint.save_state`
-    whose config may differ in `epochs` only. QuaverError where the loss is no longer finite.
+    it gets is valid only during the call. `should_stop` is asked after each batch, of validation
+    too: once it returns true, training stops there and the state returned is not `is_finished`;
+    saved with `checkpoint.save_state` it goes on from that batch. `resume_from` is a directory of
+    `save_state` whose config may differ in `epochs` only. QuaverError where the loss is no longer
+    finite.
     """
     for name, part in (("train", train_part), ("validation", validation_part)):
         if not len(part):
             raise QuaverError(f"training: no labelled {name} samples; use a longer recording")
         _check_products(config, part)
-    batches = Batches(train_part, config.batch_size, config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build(config.model, train_part.samples.signals.shape[1])
-        _fit_scaling(model, Batches(train_part, SCALING_ROWS, config.seed), config)
-        optimiser = torch.optim.AdamW(
-            model.parameters(),
+        run = _Run(train_part, validation_part, config, should_stop or _never)
+        if resume_from is not None:
+            run.resume(resume_from)
+        while not run.state().is_finished:
+            metrics = run.epoch()
+            if metrics is None:
+                break
+            if on_epoch is not None:
+                on_epoch(metrics, run.state())
+        return run.state()
+
+
+def _never() -> bool:
+    return False
+
+
+class _Run:
+    """A training run: its model and optimiser, and how far it is."""
+
+    def __init__(
+        self, train_part: Part, validation_part: Part, config: TrainConfig, should_stop: ShouldStop
+    ) -> None:
+        self._config = config
+        self._should_stop = should_stop
+        self._batches = Batches(train_part, config.batch_size, config.seed)
+        self._validation = validation_part
+        self._model = build(config.model, train_part.samples.signals.shape[1])
+        _fit_scaling(self._model, Batches(train_part, SCALING_ROWS, config.seed), config)
+        self._optimiser = torch.optim.AdamW(
+            self._model.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=True,
         )
-        state = _initial(config, model, optimiser)
-        if resume_from is not None:
-            state = _resumed(resume_from, config, model, optimiser)
-        for epoch in range(state.epoch + 1, config.epochs + 1):
-            train_loss = _train_epoch(model, optimiser, batches, config, epoch)
-            metrics = _validate(model, validation_part, train_loss, state, epoch)
-            state = _advanced(state, metrics, model, optimiser)
-            if on_epoch is not None:
-                on_epoch(metrics, state)
-    return state
+        self._epoch = self._batch = 0
+        self._loss_sum, self._rows = 0.0, 0
+        self._best_value_bps, self._best_epoch = -np.inf, 0
+        self._best_weights: dict[str, Tensor] = {}
 
+    def state(self) -> TrainState:
+        """Return where the run is; the tensors are its own and move on with it."""
+        return TrainState(
+            config=self._config,
+            epoch=self._epoch,
+            batch=self._batch,
+            loss_sum=self._loss_sum,
+            rows=self._rows,
+            weights=self._model.state_dict(),
+            optimiser=self._optimiser.state_dict(),
+            rng=torch.get_rng_state(),
+            best_value_bps=self._best_value_bps,
+            best_epoch=self._best_epoch,
+            best_weights=self._best_weights,
+        )
 
-def _initial(config: TrainConfig, model: SeedModel, optimiser: torch.optim.Optimizer) -> TrainState:
-    return TrainState(
-        config=config,
-        epoch=0,
-        weights=model.state_dict(),
-        optimiser=optimiser.state_dict(),
-        rng=torch.get_rng_state(),
-        best_value_bps=-np.inf,
-        best_epoch=0,
-        best_weights={},
-    )
+    def resume(self, directory: Path) -> None:
+        """Go on from the state in `directory`."""
+        state = load_state(directory)
+        if msgspec.structs.replace(state.config, epochs=self._config.epochs) != self._config:
+            raise QuaverError(
+                f"training: the checkpoint in {directory} is of another configuration"
+            )
+        self._model.load_state_dict(state.weights)
+        self._optimiser.load_state_dict(state.optimiser)
+        self._epoch, self._batch = state.epoch, state.batch
+        self._loss_sum, self._rows = state.loss_sum, state.rows
+        self._best_value_bps, self._best_epoch = state.best_value_bps, state.best_epoch
+        self._best_weights = state.best_weights
+        torch.set_rng_state(state.rng)
 
+    def epoch(self) -> EpochMetrics | None:
+        """Train the rest of an epoch and validate; None if it was asked to stop before the end."""
+        epoch = self._epoch + 1
+        stopped = not self._train(epoch)
+        if not np.isfinite(self._loss_sum):
+            raise QuaverError(
+                f"training: the loss is not finite in epoch {epoch}; lower learning_rate "
+                f"({self._config.learning_rate})"
+            )
+        means = None if stopped else self._validate(epoch)
+        if means is None:
+            return None
+        loss, accuracy, value_bps, oracle_bps = means
+        train_loss = self._loss_sum / self._rows
+        self._epoch, self._batch = epoch, 0
+        self._loss_sum, self._rows = 0.0, 0
+        if value_bps > self._best_value_bps:
+            self._best_value_bps, self._best_epoch = value_bps, epoch
+            weights = self._model.state_dict()
+            self._best_weights = {name: tensor.clone() for name, tensor in weights.items()}
+        return EpochMetrics(
+            epoch=epoch,
+            train_loss=train_loss,
+            validation_loss=loss,
+            validation_accuracy=accuracy,
+            validation_value_bps=value_bps,
+            validation_value_fraction=evaluate.fraction(value_bps, oracle_bps),
+            best_value_bps=self._best_value_bps,
+            best_epoch=self._best_epoch,
+        )
 
-def _resumed(
-    directory: Path, config: TrainConfig, model: SeedModel, optimiser: torch.optim.Optimizer
-) -> TrainState:
-    state = load_state(directory)
-    if msgspec.structs.replace(state.config, epochs=config.epochs) != config:
-        raise QuaverError(f"training: the checkpoint in {directory} is of another configuration")
-    model.load_state_dict(state.weights)
-    optimiser.load_state_dict(state.optimiser)
-    torch.set_rng_state(state.rng)
-    return state
+    def _train(self, epoch: int) -> bool:
+        """Train on what is left of the epoch; false if it was asked to stop."""
+        self._model.train()
+        for batch in self._batches.epoch(epoch, self._batch):
+            wanted = objectives.targets(self._config.objective, batch.label)
+            self._optimiser.zero_grad(set_to_none=True)
+            outputs = self._model(*features_of(batch))
+            loss = objectives.loss(
+                self._config.objective, outputs, wanted, self._model.output_scale
+            )
+            loss.backward()
+            self._optimiser.step()
+            self._loss_sum += float(loss.detach()) * len(batch)
+            self._rows += len(batch)
+            self._batch += 1
+            if self._should_stop():
+                return False
+        return True
 
-
-def _advanced(
-    state: TrainState, metrics: EpochMetrics, model: SeedModel, optimiser: torch.optim.Optimizer
-) -> TrainState:
-    weights = model.state_dict()
-    best_weights = state.best_weights
-    if metrics.best_epoch == metrics.epoch:
-        best_weights = {name: tensor.clone() for name, tensor in weights.items()}
-    return TrainState(
-        config=state.config,
-        epoch=metrics.epoch,
-        weights=weights,
-        optimiser=optimiser.state_dict(),
-        rng=torch.get_rng_state(),
-        best_value_bps=metrics.best_value_bps,
-        best_epoch=metrics.best_epoch,
-        best_weights=best_weights,
-    )
+    def _validate(self, epoch: int) -> list[float] | None:
+        """Return mean loss, accuracy, value and the oracle's; None if it was asked to stop."""
+        self._model.eval()
+        objective = self._config.objective
+        sums = np.zeros(4)
+        with torch.inference_mode():
+            for batch in self._validation.in_order(evaluate.BATCH):
+                outputs = self._model(*features_of(batch))
+                wanted = objectives.targets(objective, batch.label)
+                scale = self._model.output_scale
+                loss = float(objectives.loss(objective, outputs, wanted, scale))
+                if not np.isfinite(loss):
+                    raise QuaverError(
+                        f"training: the validation loss is not finite in epoch {epoch}"
+                    )
+                chosen = evaluate.choices(outputs.double().numpy())
+                right = evaluate.accuracy(chosen, batch.label)
+                means = (loss, right, *evaluate.captured(chosen, batch.label))
+                sums += np.multiply(means, len(batch))
+                if self._should_stop():
+                    return None
+        return (sums / len(self._validation)).tolist()
 
 
 def _fit_scaling(model: SeedModel, batches: Batches, config: TrainConfig) -> None:
@@ -145,63 +230,6 @@ def features_of(samples: Samples) -> tuple[Tensor, ...]:
         torch.from_numpy(samples.asks).float(),
         torch.from_numpy(samples.signals).float(),
         torch.from_numpy(samples.product).long(),
-    )
-
-
-def _train_epoch(
-    model: SeedModel,
-    optimiser: torch.optim.Optimizer,
-    batches: Batches,
-    config: TrainConfig,
-    epoch: int,
-) -> float:
-    model.train()
-    total, rows = 0.0, 0
-    for batch in batches.epoch(epoch):
-        wanted = objectives.targets(config.objective, batch.label)
-        optimiser.zero_grad(set_to_none=True)
-        outputs = model(*features_of(batch))
-        loss = objectives.loss(config.objective, outputs, wanted, model.output_scale)
-        loss.backward()
-        optimiser.step()
-        total += float(loss.detach()) * len(batch)
-        rows += len(batch)
-    if not np.isfinite(total):
-        raise QuaverError(
-            f"training: the loss is not finite in epoch {epoch}; lower learning_rate "
-            f"({config.learning_rate})"
-        )
-    return total / rows
-
-
-def _validate(
-    model: SeedModel, part: Part, train_loss: float, state: TrainState, epoch: int
-) -> EpochMetrics:
-    model.eval()
-    objective = state.config.objective
-    sums = np.zeros(4)
-    with torch.inference_mode():
-        for batch in part.in_order(evaluate.BATCH):
-            outputs = model(*features_of(batch))
-            wanted = objectives.targets(objective, batch.label)
-            loss = float(objectives.loss(objective, outputs, wanted, model.output_scale))
-            if not np.isfinite(loss):
-                raise QuaverError(f"training: the validation loss is not finite in epoch {epoch}")
-            chosen = evaluate.choices(outputs.double().numpy())
-            right = evaluate.accuracy(chosen, batch.label)
-            means = (loss, right, *evaluate.captured(chosen, batch.label))
-            sums += np.multiply(means, len(batch))
-    loss, right, value_bps, oracle_bps = (sums / len(part)).tolist()
-    is_best = value_bps > state.best_value_bps
-    return EpochMetrics(
-        epoch=epoch,
-        train_loss=train_loss,
-        validation_loss=loss,
-        validation_accuracy=right,
-        validation_value_bps=value_bps,
-        validation_value_fraction=evaluate.fraction(value_bps, oracle_bps),
-        best_value_bps=value_bps if is_best else state.best_value_bps,
-        best_epoch=epoch if is_best else state.best_epoch,
     )
 
 
