@@ -373,6 +373,21 @@ def test_a_checkpoint_of_other_samples_products_or_features_is_refused(
     assert train(samples, validation, config, resume_from=tmp_path).epoch == 1
 
 
+def test_a_checkpoint_that_another_program_wrote_is_refused_with_its_commit(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(200), make_samples(100, seed=3)
+    state = train(*parts, msgspec.structs.replace(small, epochs=1))
+    state.git_commit = "abc"
+    for field, key in (("weights", "head.bias"), ("optimiser", "per_batch")):
+        kept = getattr(state, field)
+        setattr(state, field, {name: kept[name] for name in kept if name != key})
+        save_state(state, tmp_path)
+        with pytest.raises(QuaverError, match=rf"another program \(commit abc\): .*{key}"):
+            train(*parts, small, resume_from=tmp_path)
+        setattr(state, field, kept)
+
+
 def test_epochs_may_be_added_unless_the_schedule_counts_them(
     make_samples, small, tmp_path: Path
 ) -> None:
