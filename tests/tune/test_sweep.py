@@ -202,11 +202,11 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
 def test_failed_trial_is_named_and_can_be_resumed(
     ray_local, sweep, make_samples, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_folder, "FEATURE_ROWS", 100)
+    monkeypatch.setattr(run_folder, "FEATURE_ROWS", 1)
     sweep["config"] = msgspec.structs.replace(sweep["config"], grid={"objective": ["mse"]})
     samples = make_samples(2000)
     medians = samples.medians.copy()
-    samples.medians[1] = np.nan  # A row of which the digest takes the labels alone.
+    samples.medians[999] = np.nan  # The digest takes the features of the first row alone.
     sweep["samples"] = under(tmp_path / "data", samples)
     message = _stopped(**sweep)
     assert re.search("1 of 1 trials of grid failed, first 00_mse: .*not finite", message)
