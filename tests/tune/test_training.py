@@ -254,6 +254,29 @@ def test_best_epoch_is_the_one_with_the_most_value(make_samples, small, tmp_path
         assert torch.equal(state.best_weights[name], tensor)
 
 
+@pytest.mark.parametrize("temperature_bps", [0.5, 5.0])
+def test_the_distribution_is_softened_by_the_temperature_asked_for(
+    make_samples, small, temperature_bps
+) -> None:
+    validation = make_samples(100, seed=3)
+    config = msgspec.structs.replace(
+        small,
+        objective="cross_entropy",
+        temperature_bps=temperature_bps,
+        learning_rate=1e-15,
+        epochs=1,
+    )
+    seen: list = []
+    state = train(
+        make_samples(200), validation, config, on_epoch=lambda metrics, _: seen.append(metrics)
+    )
+    powers = np.exp((validation.label - validation.label.max(axis=1)[:, None]) / temperature_bps)
+    outputs = predict(_model(state), validation)
+    logs = outputs - np.log(np.exp(outputs).sum(axis=1))[:, None]
+    expected = -(powers / powers.sum(axis=1)[:, None] * logs).sum(axis=1).mean()
+    assert seen[0].validation_loss == pytest.approx(expected, rel=1e-5)
+
+
 def test_of_equal_epochs_the_first_is_the_best(make_samples, small) -> None:
     still = msgspec.structs.replace(small, learning_rate=1e-15)
     state = train(make_samples(200), make_samples(100, seed=3), still)
