@@ -376,18 +376,31 @@ def _learnt(weights) -> list[str]:
     return [name for name in weights if not name.endswith(("_mean", "_scale"))]
 
 
-def test_plateau_goes_by_the_validation_value_captured(make_samples, small) -> None:
+def test_plateau_goes_by_the_validation_value_captured_and_remembers_it(
+    make_samples, small, tmp_path: Path
+) -> None:
     parts = make_samples(300), make_samples(200, seed=3)
     config = msgspec.structs.replace(
-        small, schedule="plateau", plateau_epochs=1, plateau_factor=0.5, epochs=12
+        small, schedule="plateau", plateau_epochs=2, plateau_factor=0.5, epochs=12
     )
     seen: list = []
-    train(*parts, config, on_epoch=lambda metrics, _: seen.append(metrics))
-    rate = config.learning_rate
+
+    def keep(metrics, state) -> None:
+        seen.append(metrics)
+        directory = tmp_path / str(metrics.epoch)
+        directory.mkdir()
+        save_state(state, directory)
+
+    whole = train(*parts, config, on_epoch=keep)
+    rate, waited = config.learning_rate, 0
     for metrics in seen:
         assert metrics.learning_rate == pytest.approx(rate)
-        rate *= 1.0 if metrics.best_epoch == metrics.epoch else 0.5
+        waited = 0 if metrics.best_epoch == metrics.epoch else waited + 1
+        if waited == 2:
+            rate, waited = rate / 2, 0
     assert rate < config.learning_rate
+    for epoch in range(1, 12):
+        assert_equal_states(train(*parts, config, resume_from=tmp_path / str(epoch)), whole)
 
 
 def test_a_checkpoint_of_other_samples_products_or_features_is_refused(
