@@ -14,6 +14,7 @@ from ray import tune as ray_tune
 
 from datasets.batches import Part
 from datasets.sample_cache import CachedSamples
+from tune.allocator import keep_freed_memory
 from tune.checkpoint import STATE_FILE, TrainState, save_state
 from tune.config import TrainConfig
 from tune.training import EpochMetrics, train
@@ -31,6 +32,7 @@ def run_trial(
     All trials on a machine map the same files; rows come out of Ray's memory, which they share too.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()
     opened = samples.open()
     with contextlib.ExitStack() as stack:
         resume_from = None

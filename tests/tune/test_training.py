@@ -1,5 +1,8 @@
 """Training learns, is deterministic, and resumes as if nothing had happened."""
 
+import dataclasses
+import re
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +16,10 @@ from datasets.samples import Samples
 from market.errors import QuaverError
 from tune import training
 from tune.checkpoint import load_state, save_state
+from tune.config import OptimiserName, ScheduleName
 from tune.evaluate import evaluate, predict
 from tune.models import build
+from tune.objectives import Objective
 
 
 def train(train_samples, validation_samples, config, **options):
@@ -28,7 +33,24 @@ def _model(state):
     return model
 
 
-@pytest.mark.parametrize("objective", ["mse", "bce"])
+def assert_equal_states(found, expected) -> None:
+    """Compare all of two states, weights and the optimiser's tensors bit for bit."""
+    left, right = (state_bytes(state) for state in (found, expected))
+    assert left == right
+
+
+def state_bytes(state) -> list[tuple[str, object]]:
+    def flat(path: str, value):
+        if isinstance(value, dict):
+            return [item for key in value for item in flat(f"{path}.{key}", value[key])]
+        if isinstance(value, list | tuple):
+            return [item for key, one in enumerate(value) for item in flat(f"{path}.{key}", one)]
+        return [(path, value.numpy().tobytes() if isinstance(value, torch.Tensor) else value)]
+
+    return flat("state", vars(state))
+
+
+@pytest.mark.parametrize("objective", typing.get_args(Objective))
 def test_learns_a_planted_signal(make_samples, small, objective) -> None:
     train_samples, held_out = make_samples(3000, seed=1), make_samples(1000, seed=2)
     config = msgspec.structs.replace(small, objective=objective, epochs=6)
@@ -100,6 +122,122 @@ def test_resume_is_bit_identical(make_samples, small, tmp_path: Path) -> None:
             assert torch.equal(resumed.best_weights[name], whole.best_weights[name]), name
 
 
+@pytest.mark.parametrize("optimiser", typing.get_args(OptimiserName))
+@pytest.mark.parametrize("schedule", typing.get_args(ScheduleName))
+def test_every_optimiser_and_schedule_resumes_bit_for_bit(
+    make_samples, small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser, schedule
+) -> None:
+    monkeypatch.setattr(training, "build", _with_dropout)  # Which draws from the generator.
+    config = msgspec.structs.replace(
+        small,
+        optimiser=optimiser,
+        schedule=schedule,
+        warm_up_epochs=0.5,
+        plateau_epochs=1,
+        gradient_clip=0.5,
+        batch_size=64,
+    )
+    parts = make_samples(300), make_samples(100, seed=3)  # Five batches an epoch.
+    whole: list = []
+
+    def keep(metrics, state) -> None:
+        whole.append(metrics)
+        directory = tmp_path / str(metrics.epoch)
+        directory.mkdir()
+        save_state(state, directory)
+
+    undisturbed = train(*parts, config, on_epoch=keep)
+    asked = iter([False] * 7 + [True])
+    stopped = train(*parts, config, should_stop=lambda: next(asked))
+    assert (stopped.epoch, stopped.batch) == (1, 2)
+    (tmp_path / "stopped").mkdir()
+    save_state(stopped, tmp_path / "stopped")
+    for name, done in (("1", 1), ("2", 2), ("stopped", 1)):
+        seen: list = []
+        resumed = train(
+            *parts,
+            config,
+            resume_from=tmp_path / name,
+            on_epoch=lambda metrics, _, into=seen: into.append(metrics),
+        )
+        assert seen == whole[done:]
+        assert_equal_states(resumed, undisturbed)
+
+
+def test_bfloat16_is_for_the_steps_alone_and_resumes_bit_for_bit(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(700), make_samples(300, seed=3)
+    config = msgspec.structs.replace(small, precision="bfloat16")
+    seen: list = []
+    whole = train(*parts, config, on_epoch=lambda metrics, _: seen.append(metrics))
+    assert {tensor.dtype for tensor in whole.weights.values()} == {torch.float32}
+    model = build(small.model, 0)
+    model.load_state_dict(whole.weights)
+    errors = predict(model, parts[1]) - parts[1].label
+    exact = np.mean((errors / float(whole.weights["output_scale"])) ** 2)
+    assert seen[-1].validation_loss == pytest.approx(exact, rel=1e-5)
+    plain = train(*parts, small)
+    assert not torch.equal(whole.weights["head.weight"], plain.weights["head.weight"])
+    assert whole.best_value_bps == pytest.approx(plain.best_value_bps, rel=0.05)
+    asked = iter([False] * 7 + [True])
+    save_state(train(*parts, config, should_stop=lambda: next(asked)), tmp_path)
+    assert_equal_states(train(*parts, config, resume_from=tmp_path), whole)
+
+
+def _with_dropout(*args):
+    model = build(*args)
+    model.interaction.append(torch.nn.Dropout(0.3))
+    return model
+
+
+def test_a_run_asked_to_stop_goes_on_from_that_batch(make_samples, small, tmp_path: Path) -> None:
+    parts = make_samples(700), make_samples(300, seed=3)  # Six batches an epoch.
+    whole: list = []
+    undisturbed = train(*parts, small, on_epoch=lambda metrics, _: whole.append(metrics))
+    seen: list = []
+    resume_from = None
+    for batches in (1, 4, 9, 2):  # Asked nine times, it stops while validating.
+        asked = iter([False] * (batches - 1) + [True])
+        state = train(
+            *parts,
+            small,
+            resume_from=resume_from,
+            on_epoch=lambda metrics, _: seen.append(metrics),
+            should_stop=lambda asked=asked: next(asked),
+        )
+        assert next(asked, None) is None
+        assert not state.is_finished
+        save_state(state, tmp_path)
+        resume_from = tmp_path
+    assert (state.epoch, state.batch) == (2, 1)
+    resumed = train(
+        *parts, small, resume_from=tmp_path, on_epoch=lambda metrics, _: seen.append(metrics)
+    )
+    assert resumed.is_finished
+    assert seen == whole
+    assert_equal_states(resumed, undisturbed)
+
+
+def test_a_stop_during_validation_validates_anew(
+    make_samples, small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.evaluate, "BATCH", 100)
+    parts = make_samples(700), make_samples(300, seed=3)
+    whole: list = []
+    undisturbed = train(*parts, small, on_epoch=lambda metrics, _: whole.append(metrics))
+    asked = iter([False] * 7 + [True])  # Six batches of train, the second of validation.
+    state = train(*parts, small, should_stop=lambda: next(asked))
+    assert (state.epoch, state.batch, state.rows) == (0, 6, 700)
+    save_state(state, tmp_path)
+    seen: list = []
+    resumed = train(
+        *parts, small, resume_from=tmp_path, on_epoch=lambda metrics, _: seen.append(metrics)
+    )
+    assert seen == whole
+    assert_equal_states(resumed, undisturbed)
+
+
 def test_best_epoch_is_the_one_with_the_most_value(make_samples, small, tmp_path: Path) -> None:
     values = []
     weights = []
@@ -114,6 +252,35 @@ def test_best_epoch_is_the_one_with_the_most_value(make_samples, small, tmp_path
     assert (state.best_epoch, state.best_value_bps) == (best + 1, values[best])
     for name, tensor in weights[best].items():
         assert torch.equal(state.best_weights[name], tensor)
+
+
+@pytest.mark.parametrize("temperature_bps", [0.5, 5.0])
+def test_the_distribution_is_softened_by_the_temperature_asked_for(
+    make_samples, small, temperature_bps
+) -> None:
+    validation = make_samples(100, seed=3)
+    config = msgspec.structs.replace(
+        small,
+        objective="cross_entropy",
+        temperature_bps=temperature_bps,
+        learning_rate=1e-15,
+        epochs=1,
+    )
+    seen: list = []
+    state = train(
+        make_samples(200), validation, config, on_epoch=lambda metrics, _: seen.append(metrics)
+    )
+    powers = np.exp((validation.label - validation.label.max(axis=1)[:, None]) / temperature_bps)
+    outputs = predict(_model(state), validation)
+    logs = outputs - np.log(np.exp(outputs).sum(axis=1))[:, None]
+    expected = -(powers / powers.sum(axis=1)[:, None] * logs).sum(axis=1).mean()
+    assert seen[0].validation_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_of_equal_epochs_the_first_is_the_best(make_samples, small) -> None:
+    still = msgspec.structs.replace(small, learning_rate=1e-15)
+    state = train(make_samples(200), make_samples(100, seed=3), still)
+    assert (state.epoch, state.best_epoch) == (3, 1)
 
 
 def test_each_epoch_has_its_own_order(make_samples, small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +321,164 @@ def test_training_leaves_the_callers_generator_alone(make_samples, small) -> Non
     torch.manual_seed(5)
     train(make_samples(200), make_samples(100), msgspec.structs.replace(small, epochs=1))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_training_ends_when_patience_does_and_resumes_the_same(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(300), make_samples(200, seed=3)
+    config = msgspec.structs.replace(small, epochs=30, learning_rate=0.1)
+    values: list = []
+    train(*parts, config, on_epoch=lambda metrics, _: values.append(metrics.validation_value_bps))
+    best = next(at for at in range(28) if max(values[: at + 3]) == max(values[: at + 1]))
+    # It is the first epoch that two no better ones follow.
+    patient = msgspec.structs.replace(config, patience_epochs=2)
+    seen: list = []
+
+    def keep(metrics, state) -> None:
+        seen.append(metrics)
+        assert metrics.is_last == state.is_finished
+        directory = tmp_path / str(metrics.epoch)
+        directory.mkdir()
+        save_state(state, directory)
+
+    state = train(*parts, patient, on_epoch=keep)
+    assert (state.epoch, state.best_epoch) == (best + 3, best + 1)
+    assert state.is_finished
+    assert [metrics.is_last for metrics in seen] == [False] * (best + 2) + [True]
+    assert [metrics.validation_value_bps for metrics in seen] == values[: best + 3]
+    for epoch in (1, best + 3):
+        resumed = train(*parts, patient, resume_from=tmp_path / str(epoch))
+        assert_equal_states(resumed, state)
+
+
+def test_learning_rate_and_gradient_norm_are_told(make_samples, small) -> None:
+    parts = make_samples(300), make_samples(200, seed=3)
+    seen: list = []
+    config = msgspec.structs.replace(small, schedule="cosine", epochs=2, optimiser="sgd")
+    train(*parts, config, on_epoch=lambda metrics, _: seen.append(metrics))
+    assert [metrics.learning_rate for metrics in seen] == pytest.approx([5e-3, 0.0])
+    # A step in the direction of the gradient lowers the loss by about rate times norm squared.
+    assert all(0.01 < metrics.gradient_norm < 10 for metrics in seen)
+    one_step = msgspec.structs.replace(
+        small, batch_size=300, epochs=1, optimiser="sgd", momentum=0.0, weight_decay=0.0
+    )
+    one: list = []
+    after = train(*parts, one_step, on_epoch=lambda metrics, _: one.append(metrics))
+    torch.manual_seed(one_step.seed)
+    before = build(one_step.model, 0).state_dict()
+    moved = [(after.weights[name] - before[name]).flatten() for name in _learnt(before)]
+    length = float(torch.cat(moved).norm()) / one_step.learning_rate
+    assert one[0].gradient_norm == pytest.approx(length, rel=1e-3)
+
+
+def _learnt(weights) -> list[str]:
+    return [name for name in weights if not name.endswith(("_mean", "_scale"))]
+
+
+def test_plateau_goes_by_the_validation_value_captured_and_remembers_it(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(300), make_samples(200, seed=3)
+    config = msgspec.structs.replace(
+        small, schedule="plateau", plateau_epochs=2, plateau_factor=0.5, epochs=12
+    )
+    seen: list = []
+
+    def keep(metrics, state) -> None:
+        seen.append(metrics)
+        directory = tmp_path / str(metrics.epoch)
+        directory.mkdir()
+        save_state(state, directory)
+
+    whole = train(*parts, config, on_epoch=keep)
+    rate, waited = config.learning_rate, 0
+    for metrics in seen:
+        assert metrics.learning_rate == pytest.approx(rate)
+        waited = 0 if metrics.best_epoch == metrics.epoch else waited + 1
+        if waited == 2:
+            rate, waited = rate / 2, 0
+    assert rate < config.learning_rate
+    for epoch in range(1, 12):
+        assert_equal_states(train(*parts, config, resume_from=tmp_path / str(epoch)), whole)
+
+
+def test_a_checkpoint_of_other_samples_products_or_features_is_refused(
+    make_samples, small, tmp_path: Path
+) -> None:
+    samples, validation = make_samples(200), make_samples(100, seed=3)
+    config = msgspec.structs.replace(small, epochs=1)
+    save_state(train(samples, validation, config), tmp_path)
+    labels, products, features = (make_samples(200) for _ in range(3))
+    labels.label[7, 3] += 1e-9
+    products.product[7] = (products.product[7] + 1) % 3
+    features.bids[:] = features.asks
+    wider = dataclasses.replace(make_samples(200), signals=np.ones((200, 2)))
+    for other in (labels, products, features, wider, make_samples(199)):
+        with pytest.raises(QuaverError, match="of other samples or another split"):
+            train(other, validation, config, resume_from=tmp_path)
+    with pytest.raises(QuaverError, match="of other samples or another split"):
+        train(validation, samples, config, resume_from=tmp_path)
+    more = msgspec.structs.replace(config.model, products=4)
+    with pytest.raises(QuaverError, match="another configuration: other model;"):
+        train(
+            samples,
+            validation,
+            msgspec.structs.replace(config, model=more),
+            resume_from=tmp_path,
+        )
+    assert train(samples, validation, config, resume_from=tmp_path).epoch == 1
+
+
+def test_a_checkpoint_that_another_program_wrote_is_refused_with_its_commit(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(200), make_samples(100, seed=3)
+    state = train(*parts, msgspec.structs.replace(small, epochs=1))
+    state.git_commit = "abc"
+    for field, key in (("weights", "head.bias"), ("optimiser", "per_batch")):
+        kept = getattr(state, field)
+        setattr(state, field, {name: kept[name] for name in kept if name != key})
+        save_state(state, tmp_path)
+        with pytest.raises(QuaverError, match=rf"another program \(commit abc\): .*{key}"):
+            train(*parts, small, resume_from=tmp_path)
+        setattr(state, field, kept)
+
+
+def test_epochs_may_be_added_unless_the_schedule_counts_them(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(200), make_samples(100, seed=3)
+    for schedule in typing.get_args(ScheduleName):
+        config = msgspec.structs.replace(small, schedule=schedule, epochs=2)
+        save_state(train(*parts, config), tmp_path)
+        longer = msgspec.structs.replace(config, epochs=3)
+        if schedule in ("cosine", "one_cycle"):
+            with pytest.raises(QuaverError, match="another configuration: other epochs;"):
+                train(*parts, longer, resume_from=tmp_path)
+        else:
+            resumed = train(*parts, longer, resume_from=tmp_path)
+            assert_equal_states(resumed, train(*parts, longer))
+
+
+def test_labels_that_are_no_numbers_are_refused_before_training(make_samples, small) -> None:
+    def told(*_) -> bool:
+        raise AssertionError("training began")
+
+    good = Part.of(make_samples(200))
+    for value in (np.nan, np.inf):
+        samples = make_samples(200)
+        samples.label[[5, 6], 2] = value
+        bad = Part(samples, np.arange(200))
+        for parts, name in (((bad, good), "train"), ((good, bad), "validation")):
+            with pytest.raises(QuaverError, match=f"2 of 200 {name} samples have labels that are"):
+                training.train(*parts, small, should_stop=told)
+
+
+def test_a_state_names_the_commit_of_the_program(make_samples, small) -> None:
+    parts = make_samples(200), make_samples(100, seed=3)
+    found = train(*parts, msgspec.structs.replace(small, epochs=1)).git_commit
+    assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", found)
 
 
 def test_refusals(make_samples, small, tmp_path: Path) -> None:
