@@ -12,8 +12,9 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from market.errors import QuaverError
-from tune.models import ModelConfig, Positive, SeedConfig
+from tune.models import ModelConfig, SeedConfig
 from tune.objectives import Objective
+from tune.scaled import Positive
 
 # Ray takes cpu and CPU for the same: given both, it would silently drop one.
 _Resource = Annotated[str, msgspec.Meta(pattern="^(?!(CPU|GPU)$)")]
