@@ -292,6 +292,6 @@ def _check_same_config(known: TrainConfig, given: TrainConfig, directory: Path) 
     if not differing:
         return
     raise QuaverError(
-        f"training: the checkpoint in {directory} is of another configuration "
-        f"({', '.join(differing)} differ); train anew, or with its configuration"
+        f"training: the checkpoint in {directory} is of another configuration: other "
+        f"{', '.join(differing)}; train anew, or with its configuration"
     )
