@@ -73,8 +73,8 @@ def test_grid_over_models(small) -> None:
         ({"model": [{"name": "tcn", "layers": 1}]}, "`layers` of `kernel` 3 see 3 of 10 medians"),
         ({"model": [{"name": "tcn", "kernel": 1}]}, r"\$.model.kernel"),
         (
-            {"model": [{"name": "transformer", "width": 30}]},
-            r"`heads` \(4\) must divide `width` \(30\)",
+            {"model": [{"name": "transformer", "width": 31}]},
+            r"`heads` \(2\) must divide `width` \(31\)",
         ),
         (
             {"model.name": ["mlp", "boosted"], "objective": ["decision"]},
