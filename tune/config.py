@@ -21,6 +21,7 @@ from tune.scaled import Positive
 
 OptimiserName = Literal["adam", "adamw", "sgd", "muon"]
 ScheduleName = Literal["constant", "cosine", "one_cycle", "plateau"]
+PrecisionName = Literal["float32", "bfloat16"]
 
 # Ray takes cpu and CPU for the same: given both, it would silently drop one.
 _Resource = Annotated[str, msgspec.Meta(pattern="^(?!(CPU|GPU)$)")]
@@ -70,6 +71,13 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     plateau_factor: Annotated[
         float, msgspec.Meta(gt=0, lt=1, description="of plateau: what the rate is multiplied by")
     ] = 0.5
+    precision: Annotated[
+        PrecisionName,
+        msgspec.Meta(
+            description="of the steps of training: bfloat16 is faster on processors that compute "
+            "in it; weights, validation and serving stay float32"
+        ),
+    ] = "float32"
     seed: Annotated[int, msgspec.Meta(ge=0, description="of weights and batch order")] = 0
 
     def __post_init__(self) -> None:

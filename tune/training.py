@@ -235,7 +235,9 @@ class _Run:
         """Return the mean loss of a batch, and the model's outputs."""
         objective = self._config.objective
         wanted = objectives.targets(objective, batch.label, self._config.temperature_bps)
-        outputs = self._model(*features_of(batch))
+        is_mixed = self._model.training and self._config.precision == "bfloat16"
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_mixed):
+            outputs = self._model(*features_of(batch)).float()
         return objectives.loss(objective, outputs, wanted, self._model.output_scale), outputs
 
 

@@ -164,6 +164,26 @@ def test_every_optimiser_and_schedule_resumes_bit_for_bit(
         assert_equal_states(resumed, undisturbed)
 
 
+def test_bfloat16_is_for_the_steps_alone_and_resumes_bit_for_bit(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(700), make_samples(300, seed=3)
+    config = msgspec.structs.replace(small, precision="bfloat16")
+    seen: list = []
+    whole = train(*parts, config, on_epoch=lambda metrics, _: seen.append(metrics))
+    assert {tensor.dtype for tensor in whole.weights.values()} == {torch.float32}
+    model = build(small.model, 0)
+    model.load_state_dict(whole.weights)
+    exact = evaluate(predict(model, parts[1]), parts[1].label, parts[0].label)
+    assert seen[-1].validation_value_bps == pytest.approx(exact.value_bps, rel=1e-12)
+    plain = train(*parts, small)
+    assert not torch.equal(whole.weights["head.weight"], plain.weights["head.weight"])
+    assert whole.best_value_bps == pytest.approx(plain.best_value_bps, rel=0.05)
+    asked = iter([False] * 7 + [True])
+    save_state(train(*parts, config, should_stop=lambda: next(asked)), tmp_path)
+    assert_equal_states(train(*parts, config, resume_from=tmp_path), whole)
+
+
 def _with_dropout(*args):
     model = build(*args)
     model.interaction.append(torch.nn.Dropout(0.3))
