@@ -43,7 +43,7 @@ def config_of(name: str) -> TrainConfig:
 
 
 def parts(width: int) -> tuple[Part, Part]:
-    return Part.of(samples_of(width, 2000, 1)), Part.of(samples_of(width, 400, 2))
+    return Part.of(samples_of(width, 1500, 1)), Part.of(samples_of(width, 300, 2))
 
 
 @functools.cache
