@@ -146,8 +146,14 @@ class _Run:
                 f"training: the checkpoint in {directory} is of other samples or another split; "
                 "train anew"
             )
-        self._model.load_state_dict(state.weights)
-        self._stepper.load_state_dict(state.optimiser)
+        try:
+            self._model.load_state_dict(state.weights)
+            self._stepper.load_state_dict(state.optimiser)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise QuaverError(
+                f"training: the checkpoint in {directory} is of another program (commit "
+                f"{state.git_commit}): {' '.join(str(error).split())}; train anew"
+            ) from error
         self._epoch, self._batch = state.epoch, state.batch
         self._loss_sum, self._norm_sum, self._rows = state.loss_sum, state.norm_sum, state.rows
         self._best_value_bps, self._best_epoch = state.best_value_bps, state.best_epoch

@@ -174,8 +174,9 @@ def test_bfloat16_is_for_the_steps_alone_and_resumes_bit_for_bit(
     assert {tensor.dtype for tensor in whole.weights.values()} == {torch.float32}
     model = build(small.model, 0)
     model.load_state_dict(whole.weights)
-    exact = evaluate(predict(model, parts[1]), parts[1].label, parts[0].label)
-    assert seen[-1].validation_value_bps == pytest.approx(exact.value_bps, rel=1e-12)
+    errors = predict(model, parts[1]) - parts[1].label
+    exact = np.mean((errors / float(whole.weights["output_scale"])) ** 2)
+    assert seen[-1].validation_loss == pytest.approx(exact, rel=1e-5)
     plain = train(*parts, small)
     assert not torch.equal(whole.weights["head.weight"], plain.weights["head.weight"])
     assert whole.best_value_bps == pytest.approx(plain.best_value_bps, rel=0.05)
@@ -251,6 +252,12 @@ def test_best_epoch_is_the_one_with_the_most_value(make_samples, small, tmp_path
     assert (state.best_epoch, state.best_value_bps) == (best + 1, values[best])
     for name, tensor in weights[best].items():
         assert torch.equal(state.best_weights[name], tensor)
+
+
+def test_of_equal_epochs_the_first_is_the_best(make_samples, small) -> None:
+    still = msgspec.structs.replace(small, learning_rate=1e-15)
+    state = train(make_samples(200), make_samples(100, seed=3), still)
+    assert (state.epoch, state.best_epoch) == (3, 1)
 
 
 def test_each_epoch_has_its_own_order(make_samples, small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,6 +353,20 @@ def _learnt(weights) -> list[str]:
     return [name for name in weights if not name.endswith(("_mean", "_scale"))]
 
 
+def test_plateau_goes_by_the_validation_value_captured(make_samples, small) -> None:
+    parts = make_samples(300), make_samples(200, seed=3)
+    config = msgspec.structs.replace(
+        small, schedule="plateau", plateau_epochs=1, plateau_factor=0.5, epochs=12
+    )
+    seen: list = []
+    train(*parts, config, on_epoch=lambda metrics, _: seen.append(metrics))
+    rate = config.learning_rate
+    for metrics in seen:
+        assert metrics.learning_rate == pytest.approx(rate)
+        rate *= 1.0 if metrics.best_epoch == metrics.epoch else 0.5
+    assert rate < config.learning_rate
+
+
 def test_a_checkpoint_of_other_samples_products_or_features_is_refused(
     make_samples, small, tmp_path: Path
 ) -> None:
@@ -371,6 +392,21 @@ def test_a_checkpoint_of_other_samples_products_or_features_is_refused(
             resume_from=tmp_path,
         )
     assert train(samples, validation, config, resume_from=tmp_path).epoch == 1
+
+
+def test_a_checkpoint_that_another_program_wrote_is_refused_with_its_commit(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(200), make_samples(100, seed=3)
+    state = train(*parts, msgspec.structs.replace(small, epochs=1))
+    state.git_commit = "abc"
+    for field, key in (("weights", "head.bias"), ("optimiser", "per_batch")):
+        kept = getattr(state, field)
+        setattr(state, field, {name: kept[name] for name in kept if name != key})
+        save_state(state, tmp_path)
+        with pytest.raises(QuaverError, match=rf"another program \(commit abc\): .*{key}"):
+            train(*parts, small, resume_from=tmp_path)
+        setattr(state, field, kept)
 
 
 def test_epochs_may_be_added_unless_the_schedule_counts_them(
