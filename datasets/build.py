@@ -7,14 +7,13 @@ fails stops nothing else; where the server is away, what failed for it is done a
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import ray.data
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
-from tenacity import wait_exponential as exponential
 
+from actors.patience import answers, patiently
 from actors.store import Away, Store
 from datasets.partition import Built, build_samples, build_windows
 from datasets.recipe import Recipe
@@ -22,11 +21,8 @@ from datasets.table_manifest import Partition
 from datasets.todo import Todo
 from market.errors import QuaverError
 
-_PATIENCE_S = 900.0  # For a server to come back.
-_POLL_MIN_S, _POLL_MAX_S = 0.5, 10.0
 _DEATHS = 2  # Of the processes of one task, before it is given up.
 _ROUNDS = 5  # In which a server that answers lets nothing be built.
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -64,24 +60,6 @@ class _Result(msgspec.Struct):
     away: str | None = None
 
 
-def patiently(store: Store, call: Callable[[], T], watcher: Watcher) -> T:
-    """Return what `call` returns; while the server is away, wait and call again."""
-
-    def tell(state: RetryCallState) -> None:
-        watcher.waiting(str(state.outcome.exception()) if state.outcome else "")
-
-    for attempt in Retrying(
-        retry=retry_if_exception(lambda e: _is_away(store, e)),
-        wait=exponential(_POLL_MIN_S, _POLL_MAX_S),
-        stop=stop_after_delay(_PATIENCE_S),
-        before_sleep=tell,
-        reraise=True,
-    ):
-        with attempt:
-            return call()
-    raise AssertionError("unreachable")
-
-
 def find_todo(
     store: Store,
     recipe: Recipe,
@@ -93,12 +71,12 @@ def find_todo(
     """Return what is to be built; QuaverError if there is nothing to build from."""
 
     def look() -> Todo:
-        _answers(store)
+        answers(store)
         todo = Todo(store, recipe, products, days, force)
         todo.drop_orphans(store)
         return todo
 
-    return patiently(store, look, watcher or Watcher())
+    return patiently(store, look, (watcher or Watcher()).waiting)
 
 
 def build(
@@ -125,7 +103,7 @@ def build(
     if todo.lacks_neighbours:
         if outcome.failures:
             return outcome
-        patiently(store, lambda: todo.find_neighbours(store, split), watcher)
+        patiently(store, lambda: todo.find_neighbours(store, split), watcher.waiting)
     failed = {(failure.product, failure.day) for failure in outcome.failures}
     samples = [p for p in todo.samples(set()) if p not in failed]
     total = len(todo.windows) + len(samples)
@@ -159,7 +137,7 @@ def _stage(
                 yield partition, Failure(*partition, stage, why)
         if not away:
             return
-        patiently(store, lambda: _answers(store), watcher)
+        patiently(store, lambda: answers(store), watcher.waiting)
         todo = list(away)
 
 
@@ -203,20 +181,6 @@ def build_one(store: Store, recipe: Recipe, stage: str, partition: Partition) ->
     except Exception as e:
         log.exception("%s of %s", stage, partition)
         return _Result(error=f"{type(e).__name__}: {e}; this is a bug, its trace is in Ray's log")
-
-
-def _answers(store: Store) -> None:
-    """Away if the server does not answer; QuaverError if the root cannot be used at all."""
-    why = store.check()
-    if why:
-        raise Away(f"{store.root} does not answer: {why}")
-
-
-def _is_away(store: Store, e: BaseException) -> bool:
-    """Whether an error comes of a server that is away: listing does not say."""
-    if store.is_local or not isinstance(e, QuaverError):
-        return False
-    return isinstance(e, Away) or store.check() is not None
 
 
 def _set_up_ray_data() -> None:

@@ -14,6 +14,7 @@ import msgspec
 from market.errors import QuaverError
 from tune.models import ModelConfig, Positive, SeedConfig
 from tune.objectives import Objective
+from tune.spot import SpotConfig
 
 # Ray takes cpu and CPU for the same: given both, it would silently drop one.
 _Resource = Annotated[str, msgspec.Meta(pattern="^(?!(CPU|GPU)$)")]
@@ -46,11 +47,12 @@ class SweepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     max_failures: Annotated[
         int,
         msgspec.Meta(
-            ge=-1,
-            description="restarts of a trial from its last checkpoint, -1 without bound; lost "
-            "machines and errors in the code count alike, announced spot losses do not",
+            ge=0,
+            description="errors of its own after which a trial that has finished no epoch in "
+            "between is restarted; the loss of a worker or a machine is none",
         ),
-    ] = 3
+    ] = 1
+    spot: SpotConfig = SpotConfig()
 
 
 class Variant(NamedTuple):

@@ -1,9 +1,9 @@
 """A Ray Tune sweep over a grid of training runs that survives the loss of machines and of itself.
 
-Every trial reports and checkpoints after every epoch, so nothing costs more than the running epoch:
-a lost worker goes on elsewhere from its checkpoint, a stopped sweep goes on by name. Under
-runs/<sweep>/ lie one folder per trial (checkpoints, TensorBoard events), results.json and
-best/model.safetensors.
+Every trial saves and reports after every epoch, so nothing costs more than the running epoch: a
+lost worker goes on elsewhere from its file, a stopped sweep goes on by name, a server that is away
+is waited for. Under runs/<sweep>/ lie one folder per trial (its state, TensorBoard events),
+results.json and best/model.safetensors.
 """
 
 import contextlib
@@ -13,24 +13,25 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from ray import tune as ray_tune
+from ray.tune import TuneError
 
+from actors.patience import answers, patiently
 from actors.store import Store
 from datasets.sample_cache import CachedSamples
 from market.errors import QuaverError
-from tune.checkpoint import MODEL_FILE, ModelMeta, export, load_state
+from tune.checkpoint import MODEL_FILE, ModelMeta, export
 from tune.config import SweepConfig, Variant, variants
+from tune.own_errors import OwnErrors
 from tune.run_folder import RUNS, Identity, Splits, begin, digest, folder, trained_on
 from tune.training import EpochMetrics
 from tune.trial import run_trial
+from tune.trial_state import TrialFile
 
-# One checkpoint per trial: it carries the best weights too, and Tune then snapshots the sweep (and
-# uploads its TensorBoard events) at each checkpoint instead of every ten seconds or later.
-CHECKPOINTS_KEPT = 1
+_OUTAGES = 20  # Of the server that end Tune, in one sweep.
 RESULTS_FILE = "results.json"
 
 
@@ -102,12 +103,15 @@ def run_sweep(
             samples=samples,
             train_rows=train_part.rows,
             validation_rows=validation_part.rows,
+            store=store,
+            folder=folder(name),
+            spot=config.spot,
         ),
         config.trial_resources,
     )
     progress = _Progress({variant.name: variant.train.epochs for variant in grid}, on_progress)
     with _contained():
-        results = _tuner(trainable, grid, config, store, name, progress, resume).fit()
+        results = _fitted(trainable, grid, config, store, name, progress, resume)
     return _finish(results, grid, identity, store, name)
 
 
@@ -131,7 +135,8 @@ class _Progress(ray_tune.Callback):
         """Report if the number of finished epochs has changed."""
         reports = [trial.last_result for trial in trials if "epoch" in (trial.last_result or {})]
         finished = sum(report["epoch"] for report in reports)
-        if self._on_progress is None or finished == self._finished:
+        # A trial that was restarted reports its finished epochs again.
+        if self._on_progress is None or finished <= self._finished:
             return
         self._finished = finished
         self._on_progress(
@@ -148,6 +153,29 @@ class _Progress(ray_tune.Callback):
         )
 
 
+def _fitted(
+    trainable: Any,
+    grid: list[Variant],
+    config: SweepConfig,
+    store: Store,
+    name: str,
+    progress: _Progress,
+    resume: bool,
+) -> ray_tune.ResultGrid:
+    """Run Tune to its end; where it gives up because the server is away, wait and go on."""
+    for left in range(_OUTAGES, -1, -1):
+        try:
+            return _tuner(trainable, grid, config, store, name, progress, resume).fit()
+        except (OSError, TuneError) as e:
+            if store.is_local or not left:
+                raise QuaverError(
+                    f"sweep: {name} under {store.root} was interrupted: {e}; go on with --resume"
+                ) from e
+        patiently(store, lambda: answers(store))
+        resume = True
+    raise AssertionError("unreachable")
+
+
 def _tuner(
     trainable: Any,
     grid: list[Variant],
@@ -157,13 +185,14 @@ def _tuner(
     progress: _Progress,
     resume: bool,
 ) -> ray_tune.Tuner:
+    callbacks = [progress, OwnErrors(config.max_failures)]
     path, filesystem = store.full_path(folder(name)), None if store.is_local else store.filesystem
     if resume and ray_tune.Tuner.can_restore(path, storage_filesystem=filesystem):
         tuner = ray_tune.Tuner.restore(
             path, trainable=trainable, resume_errored=True, storage_filesystem=filesystem
         )
         # `restore` takes no callbacks, and brings back the pickled ones, which report to nobody.
-        tuner._local_tuner.get_run_config().callbacks = [progress]
+        tuner._local_tuner.get_run_config().callbacks = callbacks
         return tuner
     return ray_tune.Tuner(
         trainable,
@@ -177,9 +206,8 @@ def _tuner(
             name=name,
             storage_path=store.full_path(RUNS),
             storage_filesystem=filesystem,
-            failure_config=ray_tune.FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
-            callbacks=[progress],
+            failure_config=ray_tune.FailureConfig(max_failures=-1),  # `OwnErrors` decides.
+            callbacks=callbacks,
             verbose=0,
         ),
     )
@@ -196,8 +224,8 @@ def _finish(
     by_name = {result.config["variant"]: result for result in results if result.config}
     rows = _table(by_name, grid, name)
     best = max(rows, key=lambda row: row.metrics.best_value_bps)
-    with by_name[best.name].checkpoint.as_directory() as directory:
-        state = load_state(Path(directory))
+    state = TrialFile(store, f"{folder(name)}/{best.name}").load()
+    assert state is not None, "it was saved before it was reported"
     meta = ModelMeta(
         model=state.config.model,
         objective=state.config.objective,
@@ -206,10 +234,11 @@ def _finish(
         recipe=identity.recipe,
     )
     model_path = f"{folder(name)}/best/{MODEL_FILE}"
-    store.write(model_path, export(state.best_weights, meta))
+    model = export(state.best_weights, meta)
+    patiently(store, lambda: store.write(model_path, model))
     result = SweepResult(name=name, best=best.name, model_path=model_path, trials=tuple(rows))
     content = msgspec.json.format(msgspec.json.encode(result))
-    store.write(f"{folder(name)}/{RESULTS_FILE}", content)
+    patiently(store, lambda: store.write(f"{folder(name)}/{RESULTS_FILE}", content))
     return result
 
 

@@ -1,22 +1,22 @@
-"""What runs in a worker of the sweep: one training run that reports and checkpoints every epoch."""
+"""What runs in a worker of the sweep: one training run that saves and reports every epoch."""
 
-import contextlib
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow.fs
 import torch
 from numpy.typing import NDArray
 from ray import tune as ray_tune
 
+from actors.patience import patiently
+from actors.store import Store
 from datasets.batches import Part
 from datasets.sample_cache import CachedSamples
-from tune.checkpoint import STATE_FILE, TrainState, save_state
+from tune.checkpoint import TrainState
 from tune.config import TrainConfig
+from tune.spot import Notice, SpotConfig
 from tune.training import EpochMetrics, train
+from tune.trial_state import TrialFile, as_directory
 
 
 def run_trial(
@@ -25,51 +25,50 @@ def run_trial(
     samples: CachedSamples,
     train_rows: NDArray[np.int64],
     validation_rows: NDArray[np.int64],
+    store: Store,
+    folder: str,
+    spot: SpotConfig,
 ) -> None:
-    """Train one variant in a Ray worker, from the trial's checkpoint if there is one.
+    """Train one variant in a Ray worker, from where its file in the sweep's `folder` says it is.
 
     All trials on a machine map the same files; rows come out of Ray's memory, which they share too.
     """
     torch.set_num_threads(1)
-    opened = samples.open()
-    with contextlib.ExitStack() as stack:
-        resume_from = None
-        checkpoint = ray_tune.get_checkpoint()
-        if checkpoint is not None:
-            checkpoint = newest(checkpoint)
-        if checkpoint is not None:
-            resume_from = Path(stack.enter_context(checkpoint.as_directory()))
-        train(
-            Part(opened, train_rows),
-            Part(opened, validation_rows),
-            configs[params["variant"]],
-            resume_from=resume_from,
-            on_epoch=_report,
-        )
+    opened = patiently(store, samples.open)
+    file = TrialFile(store, f"{folder}/{params['variant']}")
+    known = file.read()
+    history = known.history if known else ()
+    # Tune may not have heard of all: its driver, or the last worker, died before.
+    for metrics in history:
+        _report(metrics)
+
+    def on_epoch(metrics: EpochMetrics, state: TrainState) -> None:
+        nonlocal history
+        history += (metrics,)
+        file.write(state, history)
+        _report(metrics)
+
+    with Notice(spot) as notice:
+        finished = False
+        while not finished:
+            with as_directory(known) as directory:
+                state = train(
+                    Part(opened, train_rows),
+                    Part(opened, validation_rows),
+                    configs[params["variant"]],
+                    resume_from=directory,
+                    on_epoch=on_epoch,
+                    should_stop=notice.take,
+                )
+            finished = state.is_finished
+            if not finished:
+                # The machine ends soon. Until then training goes on: it may reach its next epoch.
+                file.write(state, history)
+                known = file.read()
+                history = known.history if known else ()
 
 
-def _report(metrics: EpochMetrics, state: TrainState) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        save_state(state, Path(directory))
-        ray_tune.report(
-            msgspec.structs.asdict(metrics),
-            checkpoint=ray_tune.Checkpoint.from_directory(directory),
-        )
-
-
-def newest(checkpoint: ray_tune.Checkpoint) -> ray_tune.Checkpoint | None:
-    """Return `checkpoint`, or its newest sibling if it is gone.
-
-    Tune deletes the last but one checkpoint just before it notes down the last: a driver killed in
-    between points to the deleted one when it is restored.
-    """
-    filesystem, path = checkpoint.filesystem, checkpoint.path
-    siblings = pyarrow.fs.FileSelector(path.rsplit("/", 1)[0], allow_not_found=True, recursive=True)
-    found = sorted(
-        info.path.rsplit("/", 1)[0]
-        for info in filesystem.get_file_info(siblings)
-        if info.base_name == STATE_FILE
-    )
-    if path in found:
-        return checkpoint
-    return ray_tune.Checkpoint(found[-1], filesystem) if found else None
+def _report(metrics: EpochMetrics) -> None:
+    # Tune would count from one again in each new worker.
+    counted = {"training_iteration": metrics.epoch}
+    ray_tune.report(msgspec.structs.asdict(metrics) | counted)

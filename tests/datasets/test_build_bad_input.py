@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actors import patience
 from actors.raw import partition_path
 from actors.store import Store, sha256
 from datasets import build as build_module
@@ -294,8 +295,8 @@ def test_what_nobody_foresaw_stops_no_other_partition(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_module, "_POLL_MIN_S", 0.05)
-    monkeypatch.setattr(build_module, "_POLL_MAX_S", 0.2)
+    monkeypatch.setattr(patience, "_POLL_MIN_S", 0.05)
+    monkeypatch.setattr(patience, "_POLL_MAX_S", 0.2)
 
 
 class Outage(Told):
@@ -363,7 +364,7 @@ def test_a_server_that_is_away_at_the_start_is_waited_for(
 def test_a_server_that_stays_away_is_an_error_in_the_end(
     s3_server: S3Server, s3_root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(patience, "_PATIENCE_S", 0.5)
     s3_server.kill9()
     try:
         with pytest.raises(QuaverError, match="does not answer"):

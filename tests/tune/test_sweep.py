@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,6 @@ import numpy as np
 import pyarrow.fs
 import pytest
 import torch
-from ray import tune as ray_tune
 
 from actors.store import Store
 from datasets.recipe import Recipe
@@ -23,12 +23,12 @@ from datasets.tables import samples_table, write_samples
 from market.actions import Fees
 from market.errors import QuaverError
 from market.features import Features
-from tune.checkpoint import load_model, load_state
+from tune.checkpoint import load_model
 from tune.config import SweepConfig, variants
 from tune.run_folder import trained_on
 from tune.sweep import run_sweep
 from tune.training import train
-from tune.trial import newest
+from tune.trial_state import TrialFile
 
 pytestmark = pytest.mark.ray
 
@@ -79,7 +79,11 @@ class Bucket(Store):
         self._fs = pyarrow.fs.SubTreeFileSystem(str(root), pyarrow.fs.LocalFileSystem())
         self._base = "bucket/prefix"
         # S3 has no folders that could be missing, this has.
-        self._fs.create_dir(f"{self._base}/runs/grid/best")
+        for name in ("best", *NAMES):
+            self._fs.create_dir(f"{self._base}/runs/grid/{name}")
+
+    def __reduce__(self) -> tuple[type["Bucket"], tuple[Path]]:
+        return (Bucket, (Path(self.root),))
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         with self._fs.open_output_stream(f"{self._base}/{path}") as out:
@@ -88,6 +92,9 @@ class Bucket(Store):
     def read(self, path: str) -> bytes:
         with self._fs.open_input_file(f"{self._base}/{path}") as f:
             return bytes(f.read())
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
+        self.write(path, change(self.read(path) if self.exists(path) else None))
 
 
 def _stopped(**sweep) -> str:
@@ -112,10 +119,6 @@ def _scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(f"ray/tune/{tag}")]
 
 
-def _checkpoints(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("checkpoint_*"))
-
-
 def test_checkpoints_scalars_table_and_best_model(ray_local, sweep, tmp_path, capfd) -> None:
     progress = []
     on_interrupt = signal.getsignal(signal.SIGINT)
@@ -132,8 +135,8 @@ def test_checkpoints_scalars_table_and_best_model(ray_local, sweep, tmp_path, ca
     assert json.loads((folder / "results.json").read_bytes())["best"] == result.best
 
     for row in result.trials:
-        # Numbered from 0, one per report; the last one is kept.
-        assert _checkpoints(folder / row.name) == ["checkpoint_000001"]
+        state = TrialFile(sweep["store"], f"runs/grid/{row.name}").read()
+        assert (state.epoch, state.batch, state.history[-1]) == (2, 0, row.metrics)
         for tag in ("train_loss", "validation_loss", "validation_value_bps"):
             scalars = _scalars(folder / row.name, tag)
             assert [step for step, _ in scalars] == [1, 2]
@@ -162,10 +165,8 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
 
     assert re.search("interrupted .*--resume", _stopped(**sweep, on_progress=interrupt))
     folder = tmp_path / "bucket/prefix/runs/grid"
-    before = 0
-    for name in NAMES:
-        found = _checkpoints(folder / name)
-        before += load_state(folder / name / found[-1]).epoch if found else 0
+    states = [TrialFile(sweep["store"], f"runs/grid/{name}").read() for name in NAMES]
+    before = sum(state.epoch for state in states if state)
     assert 3 <= before < 2 * epochs
     with pytest.raises(QuaverError, match=r"exists; .*--resume"):
         run_sweep(**sweep)
@@ -221,23 +222,6 @@ def test_error_in_on_progress_reaches_the_caller(ray_local, sweep) -> None:
             raise QuaverError("from the caller")
 
     assert _stopped(**sweep, on_progress=fail) == "from the caller"
-
-
-def test_deleted_checkpoint_is_replaced_by_its_newest_sibling(tmp_path) -> None:
-    filesystem = pyarrow.fs.LocalFileSystem()
-    for index in (3, 9, 10):
-        (tmp_path / f"checkpoint_{index:06d}").mkdir()
-        (tmp_path / f"checkpoint_{index:06d}" / "state.pt").touch()
-    (tmp_path / "checkpoint_000011").mkdir()
-
-    def found(index: int) -> str:
-        path = str(tmp_path / f"checkpoint_{index:06d}")
-        return newest(ray_tune.Checkpoint(path, filesystem)).path.rsplit("_", 1)[1]
-
-    assert found(3) == "000003"
-    assert found(8) == found(11) == "000010"
-    nowhere = ray_tune.Checkpoint(str(tmp_path / "trial" / "checkpoint_000000"), filesystem)
-    assert newest(nowhere) is None
 
 
 def test_refusals_before_anything_starts(sweep, tmp_path) -> None:
