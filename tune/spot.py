@@ -27,11 +27,8 @@ class SpotConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Where a notice of the machine's end is looked for; by default nowhere."""
 
     metadata_url: Annotated[
-        str | None,
-        msgspec.Meta(
-            pattern="^https?://",
-            description="metadata service of the machine, http://169.254.169.254 on EC2",
-        ),
+        Annotated[str, msgspec.Meta(pattern="^https?://")] | None,
+        msgspec.Meta(description="metadata service of the machine, http://169.254.169.254 on EC2"),
     ] = None
     notice_file: Annotated[
         str | None, msgspec.Meta(description="file that is there from the notice on")
