@@ -1,0 +1,104 @@
+"""A small sweep in a process of its own, to be killed; what its trials do is logged.
+
+python -m tests.tune.spot_sweep <address of Ray> <data root> <log> [--resume]
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import ray
+
+from actors.store import Store
+from datasets.sample_cache import samples_under
+from datasets.splits import split_by_time
+from tests.tune.conftest import PRODUCTS
+from tests.tune.test_sweep import PRODUCTS as PRODUCT_IDS
+from tests.tune.test_sweep import RECIPE
+from tune.config import SweepConfig, TrainConfig
+from tune.models import SeedConfig
+from tune.sweep import run_sweep
+from tune.trial_state import FILE, TrialState
+
+NAME, EPOCHS = "spot", 12
+CONFIG = SweepConfig(
+    # Small batches, so that an epoch takes long enough to be hit in the middle.
+    train=TrainConfig(
+        model=SeedConfig(products=PRODUCTS, lstm_hidden=8, book_hidden=(32,), embedding_dim=4),
+        epochs=EPOCHS,
+        batch_size=8,
+        learning_rate=3e-3,
+    ),
+    grid={"objective": ["mse", "bce"], "seed": [0, 1]},
+)
+
+
+class LoggedStore(Store):
+    """Notes down when the state of a trial was read, was ready and was in place."""
+
+    def __init__(self, root: str, log: str) -> None:
+        super().__init__(root)
+        self._log = log
+
+    def __reduce__(self) -> tuple[type["LoggedStore"], tuple[str, str]]:
+        return (LoggedStore, (self.root, self._log))
+
+    def read(self, path: str) -> bytes:
+        at = time.time()
+        try:
+            found = super().read(path)
+        except FileNotFoundError:
+            self._note(at, "read", path, None)
+            raise
+        self._note(at, "read", path, found)
+        return found
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
+        mine = change(None)
+        self._note(time.time(), "ready", path, mine)
+        super().update(path, change)
+        self._note(time.time(), "saved", path, mine)
+
+    def _note(self, at: float, what: str, path: str, content: bytes | None) -> None:
+        if not path.endswith(FILE):
+            return
+        epoch = epochs_of(content)
+        note(self._log, at, what, trial=path.split("/")[-2], pid=os.getpid(), epoch=epoch)
+
+
+def epochs_of(content: bytes | None) -> int:
+    """Return how many epochs a state has."""
+    return 0 if content is None else msgspec.msgpack.decode(content, type=TrialState).epoch
+
+
+def note(log: str, at: float, what: str, **more: Any) -> None:
+    """Append a line, whole, to a log that several processes write."""
+    opened = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(opened, json.dumps({"at": at, "what": what, **more}).encode() + b"\n")
+    finally:
+        os.close(opened)
+
+
+def main(address: str, root: str, log: str, *options: str) -> None:
+    """Run the sweep on the Ray at `address`, or go on with it."""
+    ray.init(address=address, log_to_driver=False, logging_level="error")
+    store = LoggedStore(root, log)
+    samples = samples_under(Store(root), RECIPE)
+    run_sweep(
+        samples,
+        split_by_time(samples.open().beat),
+        CONFIG,
+        name=NAME,
+        store=store,
+        products=PRODUCT_IDS,
+        resume="--resume" in options,
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

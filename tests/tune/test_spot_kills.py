@@ -1,0 +1,255 @@
+"""A sweep loses machines, workers, its driver and its storage, and ends as if nothing had been.
+
+Each node is a raylet with its workers on this machine; losing it is a SIGKILL of all of them.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+import torch
+
+from actors.store import Store
+from datasets.sample_cache import samples_under
+from datasets.splits import split_by_time
+from tests.s3 import S3Server
+from tests.tune.spot_sweep import CONFIG, EPOCHS, NAME, note
+from tests.tune.test_sweep import PRODUCTS, RECIPE, under
+from tune.checkpoint import load_model
+from tune.config import variants
+from tune.run_folder import trained_on
+from tune.sweep import RESULTS_FILE, SweepResult
+from tune.training import EpochMetrics, train
+from tune.trial_state import TrialFile
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+NODE_KILLS = 10
+OUTAGE_S = 15.0
+_STALLED_S = 240.0
+_REPOSITORY = Path(__file__).resolve().parents[2]
+# What a machine that is gone without a word costs: seconds instead of a minute.
+_HEALTH = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+
+
+class Machines:
+    """A Ray whose head runs no trials, and machines of one CPU that can be lost."""
+
+    def __init__(self, log: str) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._log = log
+        self._cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 0,
+                "include_dashboard": False,
+                "object_store_memory": 100_000_000,
+                "_system_config": _HEALTH,
+            },
+        )
+        self.address = self._cluster.address
+        self.running: list[Any] = []
+
+    def add(self) -> None:
+        """Start a machine."""
+        self.running.append(
+            self._cluster.add_node(num_cpus=1, object_store_memory=100_000_000, wait=False)
+        )
+
+    def lose(self, node: Any) -> None:
+        """End a machine as a power cut does."""
+        raylet = node.all_processes["raylet"][0].process
+        family = psutil.Process(raylet.pid).children(recursive=True)
+        raylet.kill()
+        for member in family:
+            member.kill()
+        raylet.wait()
+        self.running.remove(node)
+        note(self._log, time.time(), "node lost")
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def end(self) -> None:
+        """End all of it."""
+        self._cluster.shutdown()
+
+
+class Sweep:
+    """The driver in a process of its own, and what the log says of its trials."""
+
+    def __init__(self, machines: Machines, root: str, folder: Path) -> None:
+        self._machines, self._root = machines, root
+        self.log = folder / "log"
+        self._output = folder / "output"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> None:
+        """Start the driver."""
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.tune.spot_sweep", self._machines.address, self._root,
+                 str(self.log), *options],
+                cwd=_REPOSITORY,
+                env=os.environ | {"PYTHONPATH": str(_REPOSITORY)},
+                stdout=output,
+                stderr=output,
+            )  # fmt: skip
+
+    def kill9(self) -> None:
+        """End the driver, and note it down."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        note(str(self.log), time.time(), "driver lost")
+
+    def end(self) -> None:
+        """End the driver if it still runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def finished(self) -> None:
+        """Wait for the driver's own end."""
+        assert self._process is not None
+        assert self._process.wait(_STALLED_S) == 0, self.said()
+
+    def said(self) -> str:
+        """Return what the driver has printed."""
+        return self._output.read_text()[-3000:]
+
+    def lines(self, what: str) -> list[dict[str, Any]]:
+        """Return what was noted down of one kind."""
+        if not self.log.exists():
+            return []
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [line for line in lines if line["what"] == what]
+
+    def progressed(self, more: Callable[[], bool] = lambda: False) -> None:
+        """Wait until another epoch is saved, or `more`."""
+        before, until = len(self.lines("saved")), time.monotonic() + _STALLED_S
+        while len(self.lines("saved")) == before and not more():
+            assert self._process is not None
+            assert self._process.poll() is None, self.said()
+            assert time.monotonic() < until, f"nothing happens: {self.said()}"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> Iterator[Machines]:
+    """Two machines; those of S3 take its environment from `root`."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(_REPOSITORY))
+    found = Machines(str(tmp_path / "log"))
+    try:
+        found.add()
+        found.add()
+        yield found
+    finally:
+        found.end()
+
+
+@pytest.fixture
+def sweep(machines: Machines, root: str, tmp_path: Path, make_samples) -> Iterator[Sweep]:
+    """A sweep of four trials over samples under a root."""
+    under(root, make_samples(2000))
+    found = Sweep(machines, root, tmp_path)
+    try:
+        yield found
+    finally:
+        found.end()
+
+
+def kill_worker(sweep: Sweep) -> None:
+    """SIGKILL the worker that saved last, its machine lives on."""
+    os.kill(sweep.lines("saved")[-1]["pid"], 9)
+    note(str(sweep.log), time.time(), "worker lost")
+
+
+def assert_no_more_than_the_running_epoch_was_repeated(sweep: Sweep) -> None:
+    """Whoever takes a trial over begins with the epoch after the last that was ever saved."""
+    saved, ready = sweep.lines("saved"), sweep.lines("ready")
+    for read in sweep.lines("read"):
+        of = [s["epoch"] for s in saved if s["trial"] == read["trial"] and s["at"] < read["at"]]
+        assert read["epoch"] >= max(of, default=0)
+        mine = [r for r in ready if (r["trial"], r["pid"]) == (read["trial"], read["pid"])]
+        later = [r["epoch"] for r in mine if r["at"] > read["at"]]
+        if later:
+            assert later[0] == read["epoch"] + 1
+
+
+def assert_as_undisturbed(root: str) -> None:
+    """Compare weights and metrics of all trials with those of runs at one go, bit for bit."""
+    store = Store(root)
+    result = msgspec.json.decode(store.read(f"runs/{NAME}/{RESULTS_FILE}"), type=SweepResult)
+    samples = samples_under(store, RECIPE).open()
+    parts = trained_on(samples, split_by_time(samples.beat))
+    assert len(result.trials) == 4
+    for row, variant in zip(result.trials, variants(CONFIG), strict=True):
+        history: list[EpochMetrics] = []
+        expected = train(
+            *parts, variant.train, on_epoch=lambda metrics, _, into=history: into.append(metrics)
+        )
+        file = TrialFile(store, f"runs/{NAME}/{row.name}")
+        state, known = file.load(), file.read()
+        assert row.metrics == history[-1]
+        assert list(known.history) == history
+        assert state.epoch == EPOCHS
+        for name, tensor in expected.weights.items():
+            assert torch.equal(state.weights[name], tensor), (row.name, name)
+        if row.name == result.best:
+            model, _ = load_model(store.read(result.model_path), products=PRODUCTS)
+            for name, tensor in model.state_dict().items():
+                assert torch.equal(expected.best_weights[name], tensor), name
+
+
+def test_a_sweep_outlives_all_that_it_loses(
+    sweep: Sweep, machines: Machines, root: str, request: pytest.FixtureRequest
+) -> None:
+    """Ten machines, a worker, the driver, and once the S3 server, in the middle of epochs.
+
+    A replacement comes at once, once the other machine has gone on, or, for the last, never.
+    """
+    server: S3Server | None = None
+    if root.startswith("s3://"):
+        server = request.getfixturevalue("s3_server")
+    rng = random.Random(6)
+    sweep.start()
+    for kill in range(NODE_KILLS):
+        sweep.progressed()
+        time.sleep(rng.uniform(0, 0.5))  # Anywhere in an epoch.
+        if kill == 3:
+            kill_worker(sweep)
+            sweep.progressed()
+        if kill == 5 and server:
+            server.kill9()
+        machines.lose(rng.choice(machines.running))
+        if kill == 5 and server:
+            time.sleep(OUTAGE_S)
+            server.restart()
+            note(str(sweep.log), time.time(), "server back")
+        if kill == 7:
+            sweep.kill9()
+            sweep.start("--resume")
+        if kill % 2 and kill < NODE_KILLS - 1:
+            sweep.progressed()
+        if kill < NODE_KILLS - 1:
+            machines.add()
+    sweep.finished()
+    assert len(sweep.lines("node lost")) == NODE_KILLS
+    assert_no_more_than_the_running_epoch_was_repeated(sweep)
+    assert_as_undisturbed(root)
