@@ -4,10 +4,12 @@ python -m tests.tune.spot_sweep <address of Ray> <data root> <log> [--resume]
 """
 
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,9 +26,9 @@ from tune.models import SeedConfig
 from tune.sweep import run_sweep
 from tune.trial_state import FILE, TrialState
 
-NAME, EPOCHS = "spot", 12
+NAME, EPOCHS = "spot", 20
 CONFIG = SweepConfig(
-    # Small batches, so that an epoch takes long enough to be hit in the middle.
+    # Small batches, so that an epoch takes some tenths of a second.
     train=TrainConfig(
         model=SeedConfig(products=PRODUCTS, lstm_hidden=8, book_hidden=(32,), embedding_dim=4),
         epochs=EPOCHS,
@@ -38,7 +40,10 @@ CONFIG = SweepConfig(
 
 
 class LoggedStore(Store):
-    """Notes down when the state of a trial was read, was ready and was in place."""
+    """Notes down when the state of a trial was read, was ready and was in place.
+
+    While there is a file beside the log that says how many states may be written, no more are.
+    """
 
     def __init__(self, root: str, log: str) -> None:
         super().__init__(root)
@@ -60,8 +65,19 @@ class LoggedStore(Store):
     def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
         mine = change(None)
         self._note(time.time(), "ready", path, mine)
+        while self._saved() >= self._allowed():
+            time.sleep(0.02)
         super().update(path, change)
         self._note(time.time(), "saved", path, mine)
+
+    def _saved(self) -> int:
+        return sum(line["what"] == "saved" for line in lines(self._log))
+
+    def _allowed(self) -> float:
+        try:
+            return int(allowance(self._log).read_text())
+        except FileNotFoundError:
+            return math.inf
 
     def _note(self, at: float, what: str, path: str, content: bytes | None) -> None:
         if not path.endswith(FILE):
@@ -73,6 +89,19 @@ class LoggedStore(Store):
 def epochs_of(content: bytes | None) -> int:
     """Return how many epochs a state has."""
     return 0 if content is None else msgspec.msgpack.decode(content, type=TrialState).epoch
+
+
+def allowance(log: str) -> Path:
+    """Return the file that says how many states may be written."""
+    return Path(f"{log}.allowance")
+
+
+def lines(log: str) -> list[dict[str, Any]]:
+    """Return what was noted down."""
+    try:
+        return [json.loads(line) for line in Path(log).read_text().splitlines()]
+    except FileNotFoundError:
+        return []
 
 
 def note(log: str, at: float, what: str, **more: Any) -> None:

@@ -3,13 +3,12 @@
 Each node is a raylet with its workers on this machine; losing it is a SIGKILL of all of them.
 """
 
-import json
 import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from actors.store import Store
 from datasets.sample_cache import samples_under
 from datasets.splits import split_by_time
 from tests.s3 import S3Server
-from tests.tune.spot_sweep import CONFIG, EPOCHS, NAME, note
+from tests.tune.spot_sweep import CONFIG, EPOCHS, NAME, allowance, lines, note
 from tests.tune.test_sweep import PRODUCTS, RECIPE, under
 from tune.checkpoint import load_model
 from tune.config import variants
@@ -35,6 +34,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 NODE_KILLS = 10
 OUTAGE_S = 15.0
+_AHEAD = 3  # Epochs of all trials that may follow before the next loss.
 _STALLED_S = 240.0
 _REPOSITORY = Path(__file__).resolve().parents[2]
 # What a machine that is gone without a word costs: seconds instead of a minute.
@@ -71,9 +71,17 @@ class Machines:
             self._cluster.add_node(num_cpus=1, object_store_memory=100_000_000, wait=False)
         )
 
+    def of(self, worker: int) -> Any:
+        """Return the machine of a worker; any if it is gone."""
+        for node in self.running:
+            family = psutil.Process(_raylet(node).pid).children(recursive=True)
+            if worker in [member.pid for member in family]:
+                return node
+        return self.running[0]
+
     def lose(self, node: Any) -> None:
         """End a machine as a power cut does."""
-        raylet = node.all_processes["raylet"][0].process
+        raylet = _raylet(node)
         family = psutil.Process(raylet.pid).children(recursive=True)
         raylet.kill()
         for member in family:
@@ -86,6 +94,11 @@ class Machines:
     def end(self) -> None:
         """End all of it."""
         self._cluster.shutdown()
+
+
+def _raylet(node: Any) -> "subprocess.Popen[bytes]":
+    found: subprocess.Popen[bytes] = node.all_processes["raylet"][0].process
+    return found
 
 
 class Sweep:
@@ -133,15 +146,20 @@ class Sweep:
 
     def lines(self, what: str) -> list[dict[str, Any]]:
         """Return what was noted down of one kind."""
-        if not self.log.exists():
-            return []
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [line for line in lines if line["what"] == what]
+        return [line for line in lines(str(self.log)) if line["what"] == what]
 
-    def progressed(self, more: Callable[[], bool] = lambda: False) -> None:
-        """Wait until another epoch is saved, or `more`."""
+    def unbounded(self) -> None:
+        """Let trials save as often as they like."""
+        allowance(str(self.log)).unlink()
+
+    def progressed(self) -> None:
+        """Wait until another epoch is saved; a few more may follow, so that it goes on for long."""
         before, until = len(self.lines("saved")), time.monotonic() + _STALLED_S
-        while len(self.lines("saved")) == before and not more():
+        file = allowance(str(self.log))
+        part = file.with_suffix(".part")
+        part.write_text(str(before + _AHEAD))
+        part.replace(file)
+        while len(self.lines("saved")) == before:
             assert self._process is not None
             assert self._process.poll() is None, self.said()
             assert time.monotonic() < until, f"nothing happens: {self.said()}"
@@ -228,6 +246,7 @@ def test_a_sweep_outlives_all_that_it_loses(
     if root.startswith("s3://"):
         server = request.getfixturevalue("s3_server")
     rng = random.Random(6)
+    allowance(str(sweep.log)).write_text("0")
     sweep.start()
     for kill in range(NODE_KILLS):
         sweep.progressed()
@@ -237,7 +256,7 @@ def test_a_sweep_outlives_all_that_it_loses(
             sweep.progressed()
         if kill == 5 and server:
             server.kill9()
-        machines.lose(rng.choice(machines.running))
+        machines.lose(machines.of(sweep.lines("saved")[-1]["pid"]))
         if kill == 5 and server:
             time.sleep(OUTAGE_S)
             server.restart()
@@ -249,6 +268,7 @@ def test_a_sweep_outlives_all_that_it_loses(
             sweep.progressed()
         if kill < NODE_KILLS - 1:
             machines.add()
+    sweep.unbounded()
     sweep.finished()
     assert len(sweep.lines("node lost")) == NODE_KILLS
     assert_no_more_than_the_running_epoch_was_repeated(sweep)
