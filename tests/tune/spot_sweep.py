@@ -23,6 +23,7 @@ from tests.tune.test_sweep import PRODUCTS as PRODUCT_IDS
 from tests.tune.test_sweep import RECIPE
 from tune.config import SweepConfig, TrainConfig
 from tune.models import SeedConfig
+from tune.spot import SpotConfig
 from tune.sweep import run_sweep
 from tune.trial_state import FILE, TrialState
 
@@ -82,18 +83,26 @@ class LoggedStore(Store):
     def _note(self, at: float, what: str, path: str, content: bytes | None) -> None:
         if not path.endswith(FILE):
             return
-        epoch = epochs_of(content)
-        note(self._log, at, what, trial=path.split("/")[-2], pid=os.getpid(), epoch=epoch)
+        progress = progress_of(content)
+        note(self._log, at, what, trial=path.split("/")[-2], pid=os.getpid(), of=progress)
 
 
-def epochs_of(content: bytes | None) -> int:
-    """Return how many epochs a state has."""
-    return 0 if content is None else msgspec.msgpack.decode(content, type=TrialState).epoch
+def progress_of(content: bytes | None) -> tuple[int, int]:
+    """Return how many epochs a state has, and how many batches of the next."""
+    if content is None:
+        return 0, 0
+    state = msgspec.msgpack.decode(content, type=TrialState)
+    return state.epoch, state.batch
 
 
 def allowance(log: str) -> Path:
     """Return the file that says how many states may be written."""
     return Path(f"{log}.allowance")
+
+
+def notice(log: str) -> Path:
+    """Return the file that tells trials of their machine's end."""
+    return Path(f"{log}.notice")
 
 
 def lines(log: str) -> list[dict[str, Any]]:
@@ -118,10 +127,11 @@ def main(address: str, root: str, log: str, *options: str) -> None:
     ray.init(address=address, log_to_driver=False, logging_level="error")
     store = LoggedStore(root, log)
     samples = samples_under(Store(root), RECIPE)
+    spot = SpotConfig(notice_file=str(notice(log)), poll_s=0.05)
     run_sweep(
         samples,
         split_by_time(samples.open().beat),
-        CONFIG,
+        msgspec.structs.replace(CONFIG, spot=spot),
         name=NAME,
         store=store,
         products=PRODUCT_IDS,

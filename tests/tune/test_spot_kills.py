@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from actors.store import Store
 from datasets.sample_cache import samples_under
 from datasets.splits import split_by_time
 from tests.s3 import S3Server
-from tests.tune.spot_sweep import CONFIG, EPOCHS, NAME, allowance, lines, note
+from tests.tune.spot_sweep import CONFIG, EPOCHS, NAME, allowance, lines, note, notice
 from tests.tune.test_sweep import PRODUCTS, RECIPE, under
 from tune.checkpoint import load_model
 from tune.config import variants
@@ -148,22 +148,33 @@ class Sweep:
         """Return what was noted down of one kind."""
         return [line for line in lines(str(self.log)) if line["what"] == what]
 
-    def unbounded(self) -> None:
-        """Let trials save as often as they like."""
-        allowance(str(self.log)).unlink()
-
-    def progressed(self) -> None:
-        """Wait until another epoch is saved; a few more may follow, so that it goes on for long."""
-        before, until = len(self.lines("saved")), time.monotonic() + _STALLED_S
+    def progressed(self) -> dict[str, Any]:
+        """Wait until another state is saved; a few more may follow, so that it goes on for long."""
         file = allowance(str(self.log))
         part = file.with_suffix(".part")
-        part.write_text(str(before + _AHEAD))
+        part.write_text(str(len(self.lines("saved")) + _AHEAD))
         part.replace(file)
-        while len(self.lines("saved")) == before:
+        return self._awaited(lambda line: True)
+
+    def noticed(self) -> dict[str, Any]:
+        """Give notice, and wait until a trial has saved where it was in an epoch."""
+        allowance(str(self.log)).unlink()
+        file = notice(str(self.log))
+        file.touch()
+        try:
+            return self._awaited(lambda line: line["of"][1] > 0)
+        finally:
+            file.unlink()
+            allowance(str(self.log)).write_text("0")
+
+    def _awaited(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        before, until = len(self.lines("saved")), time.monotonic() + _STALLED_S
+        while not (found := [line for line in self.lines("saved")[before:] if wanted(line)]):
             assert self._process is not None
             assert self._process.poll() is None, self.said()
             assert time.monotonic() < until, f"nothing happens: {self.said()}"
-            time.sleep(0.05)
+            time.sleep(0.02)
+        return found[0]
 
 
 @pytest.fixture
@@ -199,15 +210,17 @@ def kill_worker(sweep: Sweep) -> None:
 
 
 def assert_no_more_than_the_running_epoch_was_repeated(sweep: Sweep) -> None:
-    """Whoever takes a trial over begins with the epoch after the last that was ever saved."""
+    """Whoever takes a trial over begins after the last state that was ever saved."""
     saved, ready = sweep.lines("saved"), sweep.lines("ready")
     for read in sweep.lines("read"):
-        of = [s["epoch"] for s in saved if s["trial"] == read["trial"] and s["at"] < read["at"]]
-        assert read["epoch"] >= max(of, default=0)
+        of = [s["of"] for s in saved if s["trial"] == read["trial"] and s["at"] < read["at"]]
+        assert read["of"] >= max(of, default=[0, 0])
         mine = [r for r in ready if (r["trial"], r["pid"]) == (read["trial"], read["pid"])]
-        later = [r["epoch"] for r in mine if r["at"] > read["at"]]
+        later = [r["of"] for r in mine if r["at"] > read["at"]]
         if later:
-            assert later[0] == read["epoch"] + 1
+            epoch, batch = read["of"]
+            # The next epoch, or further in this one.
+            assert later[0] == [epoch + 1, 0] or (later[0][0] == epoch and later[0][1] > batch)
 
 
 def assert_as_undisturbed(root: str) -> None:
@@ -238,7 +251,7 @@ def assert_as_undisturbed(root: str) -> None:
 def test_a_sweep_outlives_all_that_it_loses(
     sweep: Sweep, machines: Machines, root: str, request: pytest.FixtureRequest
 ) -> None:
-    """Ten machines, a worker, the driver, and once the S3 server, in the middle of epochs.
+    """Ten machines (one with notice), a worker, the driver, and once the S3 server, in epochs.
 
     A replacement comes at once, once the other machine has gone on, or, for the last, never.
     """
@@ -248,15 +261,19 @@ def test_a_sweep_outlives_all_that_it_loses(
     rng = random.Random(6)
     allowance(str(sweep.log)).write_text("0")
     sweep.start()
+    at_batch: dict[str, Any] = {}
     for kill in range(NODE_KILLS):
-        sweep.progressed()
-        time.sleep(rng.uniform(0, 0.5))  # Anywhere in an epoch.
+        saved = sweep.progressed()
+        if kill == 2:
+            saved = at_batch = sweep.noticed()
+        else:
+            time.sleep(rng.uniform(0, 0.5))  # Anywhere in an epoch.
         if kill == 3:
             kill_worker(sweep)
-            sweep.progressed()
+            saved = sweep.progressed()
         if kill == 5 and server:
             server.kill9()
-        machines.lose(machines.of(sweep.lines("saved")[-1]["pid"]))
+        machines.lose(machines.of(saved["pid"]))
         if kill == 5 and server:
             time.sleep(OUTAGE_S)
             server.restart()
@@ -268,8 +285,27 @@ def test_a_sweep_outlives_all_that_it_loses(
             sweep.progressed()
         if kill < NODE_KILLS - 1:
             machines.add()
-    sweep.unbounded()
+    allowance(str(sweep.log)).unlink()
     sweep.finished()
+    reads = [read for read in sweep.lines("read") if read["trial"] == at_batch["trial"]]
+    assert at_batch["of"] in [read["of"] for read in reads if read["at"] > at_batch["at"]]
     assert len(sweep.lines("node lost")) == NODE_KILLS
     assert_no_more_than_the_running_epoch_was_repeated(sweep)
+    assert_as_undisturbed(root)
+
+
+@pytest.mark.parametrize("root", ["s3"], indirect=True)
+def test_a_server_that_is_away_when_a_sweep_ends_is_waited_for(
+    sweep: Sweep, root: str, s3_server: S3Server
+) -> None:
+    """All trials have saved their last epoch; the driver has yet to write the table."""
+    sweep.start()
+    until = time.monotonic() + _STALLED_S
+    while sum(line["of"] == [EPOCHS, 0] for line in sweep.lines("saved")) < 4:
+        assert time.monotonic() < until, sweep.said()
+        time.sleep(0.01)
+    s3_server.kill9()
+    time.sleep(OUTAGE_S)
+    s3_server.restart()
+    sweep.finished()
     assert_as_undisturbed(root)
