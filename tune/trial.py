@@ -1,5 +1,6 @@
 """What runs in a worker of the sweep: one training run that saves and reports every epoch."""
 
+import time
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from tune.checkpoint import TrainState
 from tune.config import TrainConfig
 from tune.spot import Notice, SpotConfig
 from tune.training import EpochMetrics, train
-from tune.trial_state import TrialFile, as_directory
+from tune.trial_state import Epoch, TrialFile, as_directory
 
 
 def run_trial(
@@ -37,16 +38,18 @@ def run_trial(
     opened = patiently(store, samples.open)
     file = TrialFile(store, f"{folder}/{params['variant']}")
     known = file.read()
-    history = known.history if known else ()
+    epochs = known.epochs if known else ()
     # Tune may not have heard of all: its driver, or the last worker, died before.
-    for metrics in history:
-        _report(metrics)
+    for epoch in epochs:
+        _report(epoch)
+    begun = time.monotonic()
 
     def on_epoch(metrics: EpochMetrics, state: TrainState) -> None:
-        nonlocal history
-        history += (metrics,)
-        file.write(state, history)
-        _report(metrics)
+        nonlocal begun, epochs
+        epochs += (Epoch(metrics, time.monotonic() - begun),)
+        begun = time.monotonic()
+        file.write(state, epochs)
+        _report(epochs[-1])
 
     with Notice(spot) as notice:
         finished = False
@@ -63,12 +66,12 @@ def run_trial(
             finished = state.is_finished
             if not finished:
                 # The machine ends soon. Until then training goes on: it may reach its next epoch.
-                file.write(state, history)
+                file.write(state, epochs)
                 known = file.read()
-                history = known.history if known else ()
+                epochs = known.epochs if known else ()
 
 
-def _report(metrics: EpochMetrics) -> None:
-    # Tune would count from one again in each new worker.
-    counted = {"training_iteration": metrics.epoch}
-    ray_tune.report(msgspec.structs.asdict(metrics) | counted)
+def _report(epoch: Epoch) -> None:
+    # Tune would count both from nothing again in each new worker.
+    counted = {"training_iteration": epoch.metrics.epoch, "time_this_iter_s": epoch.seconds}
+    ray_tune.report(msgspec.structs.asdict(epoch.metrics) | counted)

@@ -21,12 +21,19 @@ from tune.training import EpochMetrics
 FILE = "state.msgpack"
 
 
+class Epoch(msgspec.Struct, frozen=True):
+    """A finished epoch."""
+
+    metrics: EpochMetrics
+    seconds: float  # That it took, as far as it was not lost.
+
+
 class TrialState(msgspec.Struct, frozen=True):
     """A training run, after `epoch` epochs and `batch` batches of the next one."""
 
     epoch: int
     batch: int
-    history: tuple[EpochMetrics, ...]  # Of every finished epoch.
+    epochs: tuple[Epoch, ...]
     content: bytes  # As `checkpoint.save_state` writes it.
 
 
@@ -54,7 +61,7 @@ class TrialFile:
             assert directory is not None
             return load_state(directory)
 
-    def write(self, state: TrainState, history: tuple[EpochMetrics, ...]) -> None:
+    def write(self, state: TrainState, epochs: tuple[Epoch, ...]) -> None:
         """Put a state in place, unless there is one that is further.
 
         Two may write: a machine that was given up for lost may still train.
@@ -62,7 +69,7 @@ class TrialFile:
         with tempfile.TemporaryDirectory() as directory:
             save_state(state, Path(directory))
             content = (Path(directory) / STATE_FILE).read_bytes()
-        mine = TrialState(state.epoch, state.batch, history, content)
+        mine = TrialState(state.epoch, state.batch, epochs, content)
         encoded = msgspec.msgpack.encode(mine)
 
         def further(before: bytes | None) -> bytes:

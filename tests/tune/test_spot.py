@@ -127,7 +127,7 @@ def assert_as_undisturbed(arguments: dict) -> None:
     """Compare where the trial has ended, bit for bit."""
     file = TrialFile(arguments["store"], f"{FOLDER}/one")
     state, (expected, history) = file.load(), undisturbed(arguments)
-    assert list(file.read().history) == history
+    assert [epoch.metrics for epoch in file.read().epochs] == history
     for mine, other in (
         (state.weights, expected.weights),
         (state.best_weights, expected.best_weights),
@@ -151,8 +151,8 @@ def test_a_trial_saves_at_the_notice_and_ends_as_if_it_had_not_been_taken_away(
             asked.append(None)
             return len(asked) == 11 + 1  # Validation is one batch.
 
-    def last_write(self: TrialFile, state, history) -> None:
-        real_write(self, state, history)
+    def last_write(self: TrialFile, state, epochs) -> None:
+        real_write(self, state, epochs)
         if state.batch:
             raise Lost
 
@@ -197,7 +197,7 @@ def test_a_machine_that_was_given_up_for_lost_does_not_set_its_trial_back(
     file, content = TrialFile(store, f"{FOLDER}/one"), store.read(f"{FOLDER}/one/{FILE}")
     known, state = file.read(), file.load()
     state.epoch, state.batch = 2, 7
-    file.write(state, known.history[:2])
+    file.write(state, known.epochs[:2])
     assert store.read(f"{FOLDER}/one/{FILE}") == content
 
 

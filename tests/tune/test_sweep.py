@@ -136,7 +136,7 @@ def test_checkpoints_scalars_table_and_best_model(ray_local, sweep, tmp_path, ca
 
     for row in result.trials:
         state = TrialFile(sweep["store"], f"runs/grid/{row.name}").read()
-        assert (state.epoch, state.batch, state.history[-1]) == (2, 0, row.metrics)
+        assert (state.epoch, state.batch, state.epochs[-1].metrics) == (2, 0, row.metrics)
         for tag in ("train_loss", "validation_loss", "validation_value_bps"):
             scalars = _scalars(folder / row.name, tag)
             assert [step for step, _ in scalars] == [1, 2]
