@@ -5,6 +5,7 @@ That holds across interruptions too, at any batch. The order of the batches foll
 undisturbed one does.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from datasets.batches import Batches, Part
 from datasets.samples import Samples
 from market.errors import QuaverError
 from tune import evaluate, objectives
-from tune.checkpoint import TrainState, load_state
+from tune.checkpoint import TrainState, git_commit, load_state
 from tune.config import TrainConfig
 from tune.models import SeedModel, build
+from tune.optimisers import Stepper
+from tune.run_folder import digest
 
 
 class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +36,9 @@ class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
     validation_value_fraction: float  # Of the oracle's.
     best_value_bps: float
     best_epoch: int
+    learning_rate: float  # After the epoch's last batch.
+    gradient_norm: float  # Mean over the epoch's batches, before clipping.
+    is_last: bool  # The epochs are through, or patience is.
 
 
 OnEpoch = Callable[[EpochMetrics, TrainState], None]
@@ -55,17 +61,17 @@ def train(
     """Train to the end and return the last state, which also holds the best weights.
 
     Samples are read batch by batch, never all at once. The best epoch is the one with the highest
-    validation value captured, the first of equals. `on_epoch` is called after each epoch; the state
-    it gets is valid only during the call. `should_stop` is asked after each batch, of validation
-    too: once it returns true, training stops there and the state returned is not `is_finished`;
-    saved with `checkpoint.save_state` it goes on from that batch. `resume_from` is a directory of
-    `save_state` whose config may differ in `epochs` only. QuaverError where the loss is no longer
-    finite.
+    validation value captured, the first of equals; `config.patience_epochs` and the schedule
+    plateau go by it too. `on_epoch` is called after each epoch; the state it gets is valid only
+    during the call.
+
+    `should_stop` is asked after each batch, of validation too: once it returns true, training stops
+    there and the state returned is not `is_finished`; saved with `checkpoint.save_state` it goes on
+    from that batch. `resume_from` is a directory of `save_state`. QuaverError where samples or
+    checkpoint do not fit, and where the loss is no longer finite.
     """
     for name, part in (("train", train_part), ("validation", validation_part)):
-        if not len(part):
-            raise QuaverError(f"training: no labelled {name} samples; use a longer recording")
-        _check_products(config, part)
+        _check(name, part, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         run = _Run(train_part, validation_part, config, should_stop or _never)
@@ -96,14 +102,12 @@ class _Run:
         self._validation = validation_part
         self._model = build(config.model, train_part.samples.signals.shape[1])
         _fit_scaling(self._model, Batches(train_part, SCALING_ROWS, config.seed), config)
-        self._optimiser = torch.optim.AdamW(
-            self._model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        epoch_batches = math.ceil(len(train_part) / config.batch_size)
+        self._stepper = Stepper(self._model, config, epoch_batches)
+        self._data_sha256 = digest(train_part, validation_part)
         self._epoch = self._batch = 0
-        self._loss_sum, self._rows = 0.0, 0
+        self._loss_sum = self._norm_sum = 0.0
+        self._rows = 0
         self._best_value_bps, self._best_epoch = -np.inf, 0
         self._best_weights: dict[str, Tensor] = {}
 
@@ -111,12 +115,15 @@ class _Run:
         """Return where the run is; the tensors are its own and move on with it."""
         return TrainState(
             config=self._config,
+            data_sha256=self._data_sha256,
+            git_commit=git_commit(),
             epoch=self._epoch,
             batch=self._batch,
             loss_sum=self._loss_sum,
+            norm_sum=self._norm_sum,
             rows=self._rows,
             weights=self._model.state_dict(),
-            optimiser=self._optimiser.state_dict(),
+            optimiser=self._stepper.state_dict(),
             rng=torch.get_rng_state(),
             best_value_bps=self._best_value_bps,
             best_epoch=self._best_epoch,
@@ -126,14 +133,22 @@ class _Run:
     def resume(self, directory: Path) -> None:
         """Go on from the state in `directory`."""
         state = load_state(directory)
-        if msgspec.structs.replace(state.config, epochs=self._config.epochs) != self._config:
+        _check_same_config(state.config, self._config, directory)
+        if state.data_sha256 != self._data_sha256:
             raise QuaverError(
-                f"training: the checkpoint in {directory} is of another configuration"
+                f"training: the checkpoint in {directory} is of other samples or another split; "
+                "train anew"
             )
-        self._model.load_state_dict(state.weights)
-        self._optimiser.load_state_dict(state.optimiser)
+        try:
+            self._model.load_state_dict(state.weights)
+            self._stepper.load_state_dict(state.optimiser)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise QuaverError(
+                f"training: the checkpoint in {directory} is of another program (commit "
+                f"{state.git_commit}): {' '.join(str(error).split())}; train anew"
+            ) from error
         self._epoch, self._batch = state.epoch, state.batch
-        self._loss_sum, self._rows = state.loss_sum, state.rows
+        self._loss_sum, self._norm_sum, self._rows = state.loss_sum, state.norm_sum, state.rows
         self._best_value_bps, self._best_epoch = state.best_value_bps, state.best_epoch
         self._best_weights = state.best_weights
         torch.set_rng_state(state.rng)
@@ -151,9 +166,12 @@ class _Run:
         if means is None:
             return None
         loss, accuracy, value_bps, oracle_bps = means
-        train_loss = self._loss_sum / self._rows
+        train_loss, gradient_norm = self._loss_sum / self._rows, self._norm_sum / self._rows
+        learning_rate = self._stepper.learning_rate
+        self._stepper.end_epoch(value_bps)
         self._epoch, self._batch = epoch, 0
-        self._loss_sum, self._rows = 0.0, 0
+        self._loss_sum = self._norm_sum = 0.0
+        self._rows = 0
         if value_bps > self._best_value_bps:
             self._best_value_bps, self._best_epoch = value_bps, epoch
             weights = self._model.state_dict()
@@ -167,20 +185,19 @@ class _Run:
             validation_value_fraction=evaluate.fraction(value_bps, oracle_bps),
             best_value_bps=self._best_value_bps,
             best_epoch=self._best_epoch,
+            learning_rate=learning_rate,
+            gradient_norm=gradient_norm,
+            is_last=self.state().is_finished,
         )
 
     def _train(self, epoch: int) -> bool:
         """Train on what is left of the epoch; false if it was asked to stop."""
         self._model.train()
         for batch in self._batches.epoch(epoch, self._batch):
-            wanted = objectives.targets(self._config.objective, batch.label)
-            self._optimiser.zero_grad(set_to_none=True)
-            outputs = self._model(*features_of(batch))
-            loss = objectives.loss(
-                self._config.objective, outputs, wanted, self._model.output_scale
-            )
+            self._stepper.zero_grad()
+            loss, _ = self._loss(batch)
             loss.backward()
-            self._optimiser.step()
+            self._norm_sum += self._stepper.step() * len(batch)
             self._loss_sum += float(loss.detach()) * len(batch)
             self._rows += len(batch)
             self._batch += 1
@@ -191,14 +208,11 @@ class _Run:
     def _validate(self, epoch: int) -> list[float] | None:
         """Return mean loss, accuracy, value and the oracle's; None if it was asked to stop."""
         self._model.eval()
-        objective = self._config.objective
         sums = np.zeros(4)
         with torch.inference_mode():
             for batch in self._validation.in_order(evaluate.BATCH):
-                outputs = self._model(*features_of(batch))
-                wanted = objectives.targets(objective, batch.label)
-                scale = self._model.output_scale
-                loss = float(objectives.loss(objective, outputs, wanted, scale))
+                tensor, outputs = self._loss(batch)
+                loss = float(tensor)
                 if not np.isfinite(loss):
                     raise QuaverError(
                         f"training: the validation loss is not finite in epoch {epoch}"
@@ -210,6 +224,15 @@ class _Run:
                 if self._should_stop():
                     return None
         return (sums / len(self._validation)).tolist()
+
+    def _loss(self, batch: Samples) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a batch, and the model's outputs."""
+        objective = self._config.objective
+        wanted = objectives.targets(objective, batch.label, self._config.temperature_bps)
+        is_mixed = self._model.training and self._config.precision == "bfloat16"
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_mixed):
+            outputs = self._model(*features_of(batch)).float()
+        return objectives.loss(objective, outputs, wanted, self._model.output_scale), outputs
 
 
 def _fit_scaling(model: SeedModel, batches: Batches, config: TrainConfig) -> None:
@@ -233,10 +256,38 @@ def features_of(samples: Samples) -> tuple[Tensor, ...]:
     )
 
 
-def _check_products(config: TrainConfig, part: Part) -> None:
+def _check(name: str, part: Part, config: TrainConfig) -> None:
+    """Raise a QuaverError where a part cannot be trained on."""
+    if not len(part):
+        raise QuaverError(f"training: no labelled {name} samples; use a longer recording")
+    unknown = sum(int((~np.isfinite(v).all(axis=1)).sum()) for v in part.column("label"))
+    if unknown:
+        raise QuaverError(
+            f"training: {unknown} of {len(part)} {name} samples have labels that are no numbers; "
+            "leave them out (Part.of does) or build the samples anew"
+        )
     found = part.products()
     if found[0] < 0 or found[-1] >= config.model.products:
         raise QuaverError(
-            f"training: samples name product {found[-1]}, but the model knows "
+            f"training: {name} samples name product {found[-1]}, but the model knows "
             f"{config.model.products} products"
         )
+
+
+def _check_same_config(known: TrainConfig, given: TrainConfig, directory: Path) -> None:
+    """Raise a QuaverError unless a run of `known` may go on as one of `given`.
+
+    Epochs may be added, but not where the learning rate depends on how many there are.
+    """
+    free = () if given.schedule in ("cosine", "one_cycle") else ("epochs",)
+    differing = [
+        field
+        for field in given.__struct_fields__
+        if field not in free and getattr(known, field) != getattr(given, field)
+    ]
+    if not differing:
+        return
+    raise QuaverError(
+        f"training: the checkpoint in {directory} is of another configuration: other "
+        f"{', '.join(differing)}; train anew, or with its configuration"
+    )

@@ -23,6 +23,7 @@ from datasets.tables import samples_table, write_samples
 from market.actions import Fees
 from market.errors import QuaverError
 from market.features import Features
+from tune import run_folder
 from tune.checkpoint import load_model
 from tune.config import SweepConfig, variants
 from tune.run_folder import trained_on
@@ -199,11 +200,14 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
     assert run_sweep(**sweep, resume=True) == result  # Finished: nothing is left to do.
 
 
-def test_failed_trial_is_named_and_can_be_resumed(ray_local, sweep, make_samples, tmp_path) -> None:
+def test_failed_trial_is_named_and_can_be_resumed(
+    ray_local, sweep, make_samples, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "FEATURE_ROWS", 1)
     sweep["config"] = msgspec.structs.replace(sweep["config"], grid={"objective": ["mse"]})
     samples = make_samples(2000)
     medians = samples.medians.copy()
-    samples.medians[:] = np.nan
+    samples.medians[999] = np.nan  # The digest takes the features of the first row alone.
     sweep["samples"] = under(tmp_path / "data", samples)
     message = _stopped(**sweep)
     assert re.search("1 of 1 trials of grid failed, first 00_mse: .*not finite", message)
