@@ -15,10 +15,12 @@ from torch import Tensor
 from datasets.batches import Batches, Part
 from datasets.samples import Samples
 from market.errors import QuaverError
+from market.labels import advantage
 from tune import evaluate, objectives
 from tune.checkpoint import TrainState, load_state
 from tune.config import TrainConfig
 from tune.models import SeedModel, build
+from tune.significance import BlockSums, Look
 
 
 class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +34,7 @@ class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
     validation_value_fraction: float  # Of the oracle's.
     best_value_bps: float
     best_epoch: int
+    history: tuple[Look, ...]  # Of every epoch so far.
 
 
 OnEpoch = Callable[[EpochMetrics, TrainState], None]
@@ -93,6 +96,7 @@ def _initial(config: TrainConfig, model: SeedModel, optimiser: torch.optim.Optim
         best_value_bps=-np.inf,
         best_epoch=0,
         best_weights={},
+        history=(),
     )
 
 
@@ -124,6 +128,7 @@ def _advanced(
         best_value_bps=metrics.best_value_bps,
         best_epoch=metrics.best_epoch,
         best_weights=best_weights,
+        history=metrics.history,
     )
 
 
@@ -179,7 +184,7 @@ def _validate(
 ) -> EpochMetrics:
     model.eval()
     objective = state.config.objective
-    sums = np.zeros(4)
+    sums, earned = np.zeros(4), BlockSums()
     with torch.inference_mode():
         for batch in part.in_order(evaluate.BATCH):
             outputs = model(*features_of(batch))
@@ -191,6 +196,7 @@ def _validate(
             right = evaluate.accuracy(chosen, batch.label)
             means = (loss, right, *evaluate.captured(chosen, batch.label))
             sums += np.multiply(means, len(batch))
+            earned.add(batch.beat, advantage(batch.label)[np.arange(len(batch)), chosen])
     loss, right, value_bps, oracle_bps = (sums / len(part)).tolist()
     is_best = value_bps > state.best_value_bps
     return EpochMetrics(
@@ -202,6 +208,7 @@ def _validate(
         validation_value_fraction=evaluate.fraction(value_bps, oracle_bps),
         best_value_bps=value_bps if is_best else state.best_value_bps,
         best_epoch=epoch if is_best else state.best_epoch,
+        history=(*state.history, earned.look()),
     )
 
 

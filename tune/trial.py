@@ -16,17 +16,18 @@ from datasets.batches import Part
 from datasets.sample_cache import CachedSamples
 from tune.checkpoint import STATE_FILE, TrainState, save_state
 from tune.config import TrainConfig
+from tune.search import configured
 from tune.training import EpochMetrics, train
 
 
 def run_trial(
-    params: dict[str, Any],
-    configs: dict[str, TrainConfig],
+    config: dict[str, Any],
+    train_config: TrainConfig,
     samples: CachedSamples,
     train_rows: NDArray[np.int64],
     validation_rows: NDArray[np.int64],
 ) -> None:
-    """Train one variant in a Ray worker, from the trial's checkpoint if there is one.
+    """Train the trial of `config` in a Ray worker, from the trial's checkpoint if there is one.
 
     All trials on a machine map the same files; rows come out of Ray's memory, which they share too.
     """
@@ -42,7 +43,7 @@ def run_trial(
         train(
             Part(opened, train_rows),
             Part(opened, validation_rows),
-            configs[params["variant"]],
+            configured(train_config, config["trial"]["params"]),
             resume_from=resume_from,
             on_epoch=_report,
         )
@@ -51,8 +52,10 @@ def run_trial(
 def _report(metrics: EpochMetrics, state: TrainState) -> None:
     with tempfile.TemporaryDirectory() as directory:
         save_state(state, Path(directory))
+        # TensorBoard draws lists, and takes a tuple for what it is: not for it.
+        history = tuple(msgspec.structs.astuple(look) for look in metrics.history)
         ray_tune.report(
-            msgspec.structs.asdict(metrics),
+            msgspec.structs.asdict(metrics) | {"history": history},
             checkpoint=ray_tune.Checkpoint.from_directory(directory),
         )
 
