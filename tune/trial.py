@@ -15,14 +15,15 @@ from datasets.batches import Part
 from datasets.sample_cache import CachedSamples
 from tune.checkpoint import TrainState
 from tune.config import TrainConfig
+from tune.search import configured
 from tune.spot import Notice, SpotConfig
 from tune.training import EpochMetrics, train
 from tune.trial_state import Epoch, TrialFile, as_directory
 
 
 def run_trial(
-    params: dict[str, Any],
-    configs: dict[str, TrainConfig],
+    config: dict[str, Any],
+    train_config: TrainConfig,
     samples: CachedSamples,
     train_rows: NDArray[np.int64],
     validation_rows: NDArray[np.int64],
@@ -30,13 +31,13 @@ def run_trial(
     folder: str,
     spot: SpotConfig,
 ) -> None:
-    """Train one variant in a Ray worker, from where its file in the sweep's `folder` says it is.
+    """Train the trial of `config` in a Ray worker, from where its file in `folder` says it is.
 
     All trials on a machine map the same files; rows come out of Ray's memory, which they share too.
     """
     torch.set_num_threads(1)
     opened = patiently(store, samples.open)
-    file = TrialFile(store, f"{folder}/{params['variant']}")
+    file = TrialFile(store, f"{folder}/{config['trial']['name']}")
     known = file.read()
     epochs = known.epochs if known else ()
     # Tune may not have heard of all: its driver, or the last worker, died before.
@@ -58,7 +59,7 @@ def run_trial(
                 state = train(
                     Part(opened, train_rows),
                     Part(opened, validation_rows),
-                    configs[params["variant"]],
+                    configured(train_config, config["trial"]["params"]),
                     resume_from=directory,
                     on_epoch=on_epoch,
                     should_stop=notice.take,
@@ -74,4 +75,6 @@ def run_trial(
 def _report(epoch: Epoch) -> None:
     # Tune would count both from nothing again in each new worker.
     counted = {"training_iteration": epoch.metrics.epoch, "time_this_iter_s": epoch.seconds}
-    ray_tune.report(msgspec.structs.asdict(epoch.metrics) | counted)
+    # TensorBoard draws lists, and takes a tuple for what it is: not for it.
+    looks = {"history": tuple(msgspec.structs.astuple(look) for look in epoch.metrics.history)}
+    ray_tune.report(msgspec.structs.asdict(epoch.metrics) | looks | counted)

@@ -36,7 +36,7 @@ CONFIG = SweepConfig(
         batch_size=8,
         learning_rate=3e-3,
     ),
-    grid={"objective": ["mse", "bce"], "seed": [0, 1]},
+    space={"objective": ["mse", "bce"], "seed": [0, 1]},
 )
 
 

@@ -20,7 +20,7 @@ def started(make_samples, small, tmp_path):
     samples = make_samples(1200)
     store = Store(str(tmp_path))
     identity = Identity(
-        config=SweepConfig(train=small, grid={"objective": ["mse"]}),
+        config=SweepConfig(train=small, space={"objective": ["mse"]}),
         products=("BTC-USD",),
         trained=("BTC-USD",),
         recipe=Recipe(),

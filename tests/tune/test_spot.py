@@ -89,8 +89,8 @@ def arguments(make_samples, small, tmp_path) -> dict:
     samples = make_samples(2000)
     both = Part.of(samples)
     return {
-        "params": {"variant": "one"},
-        "configs": {"one": msgspec.structs.replace(small, epochs=3)},
+        "config": {"trial": {"name": "one", "params": {}}},
+        "train_config": msgspec.structs.replace(small, epochs=3),
         "samples": Samples(samples),
         "train_rows": both.rows[:1000],
         "validation_rows": both.rows[1000:],
@@ -117,7 +117,7 @@ def undisturbed(arguments: dict) -> tuple[TrainState, list[EpochMetrics]]:
     state = train(
         Part(samples, arguments["train_rows"]),
         Part(samples, arguments["validation_rows"]),
-        arguments["configs"]["one"],
+        arguments["train_config"],
         on_epoch=lambda metrics, _: history.append(metrics),
     )
     return state, history

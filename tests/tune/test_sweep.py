@@ -25,8 +25,9 @@ from market.errors import QuaverError
 from market.features import Features
 from tune import run_folder
 from tune.checkpoint import load_model
-from tune.config import SweepConfig, variants
+from tune.config import SweepConfig
 from tune.run_folder import trained_on
+from tune.search import variant
 from tune.sweep import run_sweep
 from tune.training import train
 from tune.trial_state import TrialFile
@@ -58,7 +59,7 @@ def sweep(make_samples, small, tmp_path, tmp_path_factory) -> dict:
     cached = under(tmp_path_factory.mktemp("data"), samples)
     config = SweepConfig(
         train=msgspec.structs.replace(small, epochs=2),
-        grid={"objective": ["mse", "bce"]},
+        space={"objective": ["mse", "bce"]},
         max_failures=0,
     )
     return {
@@ -164,7 +165,7 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
         if progress.finished_epochs >= 3:
             signal.raise_signal(signal.SIGINT)
 
-    assert re.search("interrupted .*--resume", _stopped(**sweep, on_progress=interrupt))
+    assert re.search("interrupted, .*--resume", _stopped(**sweep, on_progress=interrupt))
     folder = tmp_path / "bucket/prefix/runs/grid"
     states = [TrialFile(sweep["store"], f"runs/grid/{name}").read() for name in NAMES]
     before = sum(state.epoch for state in states if state)
@@ -183,13 +184,13 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
     assert progress[0].finished_epochs >= before - len(NAMES)
     assert progress[-1].finished_epochs == 2 * epochs
     parts = trained_on(sweep["samples"].open(), sweep["splits"])
-    for row, variant in zip(result.trials, variants(sweep["config"]), strict=True):
+    for index, row in enumerate(result.trials):
         steps = [step for step, _ in _scalars(folder / row.name, "train_loss")]
         assert sorted(set(steps)) == list(range(1, epochs + 1))
         undisturbed = []
         state = train(
             *parts,
-            variant.train,
+            variant(sweep["config"], index).train,
             on_epoch=lambda metrics, _, into=undisturbed: into.append(metrics),
         )
         assert row.metrics == undisturbed[-1]
@@ -204,13 +205,13 @@ def test_failed_trial_is_named_and_can_be_resumed(
     ray_local, sweep, make_samples, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_folder, "FEATURE_ROWS", 1)
-    sweep["config"] = msgspec.structs.replace(sweep["config"], grid={"objective": ["mse"]})
+    sweep["config"] = msgspec.structs.replace(sweep["config"], space={"objective": ["mse"]})
     samples = make_samples(2000)
     medians = samples.medians.copy()
     samples.medians[999] = np.nan  # The digest takes the features of the first row alone.
     sweep["samples"] = under(tmp_path / "data", samples)
     message = _stopped(**sweep)
-    assert re.search("1 of 1 trials of grid failed, first 00_mse: .*not finite", message)
+    assert re.search("all 1 trials of grid failed, first 00_mse: .*not finite", message)
     log = tmp_path / "runs" / "grid" / "00_mse" / "error.txt"
     assert str(log) in message
     assert "not finite" in log.read_text()
