@@ -9,7 +9,6 @@ best/model.safetensors.
 import contextlib
 import logging
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from market.errors import QuaverError
 from tune.capacity import Capacity
 from tune.checkpoint import MODEL_FILE, ModelMeta, export, load_state
 from tune.config import SweepConfig
-from tune.run_folder import RUNS, Identity, Splits, begin, digest, folder, trained_on
+from tune.run_folder import RUNS, Identity, Splits, begin, check_name, digest, folder, trained_on
 from tune.schedule import Halving, Suggestions, name_of, number_of, params_of, trial_config
 from tune.search import check_space, configured, trials
 from tune.significance import Significance, significance
@@ -97,7 +96,8 @@ def run_sweep(
     where the name is taken or unknown, another config or other data are given, no node can run a
     trial, all trials failed, or the sweep was interrupted.
     """
-    _check(config, name, products)
+    _check(config, products)
+    check_name(store, name, resume)
     wait_s = config.wait_for_node_s if can_grow else 0.0
     capacity = Capacity(config.trial_resources, _nodes, wait_s)
     progress = _Progress(config, capacity, on_progress)
@@ -310,9 +310,7 @@ def _row(result: ray_tune.Result, config: SweepConfig) -> TrialResult:
     )
 
 
-def _check(config: SweepConfig, name: str, products: tuple[str, ...]) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise QuaverError(f"sweep: the name {name!r} may hold letters, digits, '.', '_' and '-'")
+def _check(config: SweepConfig, products: tuple[str, ...]) -> None:
     check_space(config)
     if config.train.model.products != len(products):
         raise QuaverError(
