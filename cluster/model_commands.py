@@ -139,8 +139,10 @@ def sweep(
     from cluster.progress import Display
     from cluster.session import ray_session
     from cluster.sweep_view import print_sweep
+    from tune.run_folder import check_name
 
     chosen, store = load_config(config, set_ or []), Store(data)
+    check_name(store, name, resume)  # Before a Ray is started for it.
     with Display(console) as display, display.stage("sweep") as stage:
         stage.update(0, 1, "starting Ray")
         with ray_session(chosen.ray_address):

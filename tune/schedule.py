@@ -97,7 +97,10 @@ class Halving(ASHAScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Take a trial; where it is restored, what it had reached at each comparison."""
         super().on_trial_add(tune_controller, trial)
-        values = [look[0] for look in (trial.last_result or {}).get("history", ())]
+        result = trial.last_result or {}
+        if result.get("done") and trial.status == Trial.PENDING:
+            trial.set_status(Trial.TERMINATED)  # Its driver was killed before it noted the stop.
+        values = [look[0] for look in result.get("history", ())]
         # An epoch that a kill may have left unjudged is judged with the next one.
         judged = len(values) if trial.is_finished() else len(values) - 1
         for epochs, reached in self._trial_info[trial.trial_id]._rungs:

@@ -13,16 +13,22 @@ from tune.schedule import Halving, Suggestions, trial_config
 EPOCHS = 9
 
 
-def trial(config: dict, values: list[float], status: str) -> SimpleNamespace:
-    """Return what is looked at of one of Tune's trials, after epochs with these values."""
-    result = {"epoch": len(values), "best_value_bps": max(values), "history": [[v] for v in values]}
-    return SimpleNamespace(
-        config=config,
-        status=status,
-        trial_id=config["trial"]["name"],
-        last_result=result,
-        is_finished=lambda: status in (Trial.TERMINATED, Trial.ERROR),
-    )
+class OneTrial(SimpleNamespace):
+    """What is looked at of one of Tune's trials."""
+
+    def is_finished(self) -> bool:
+        return self.status in (Trial.TERMINATED, Trial.ERROR)
+
+    def set_status(self, status: str) -> None:
+        self.status = status
+
+
+def trial(config: dict, values: list[float], status: str, done: bool = False) -> OneTrial:
+    """Return a trial after epochs with these values."""
+    result = {"epoch": len(values), "best_value_bps": max(values), "done": done}
+    result["history"] = [[value] for value in values]
+    name = config["trial"]["name"]
+    return OneTrial(config=config, status=status, trial_id=name, last_result=result)
 
 
 @pytest.fixture
@@ -32,7 +38,7 @@ def optuna(small: TrainConfig) -> SweepConfig:
 
 
 def test_the_next_trial_of_a_killed_sweep_is_the_one_that_it_would_have_made(optuna) -> None:
-    known: list[SimpleNamespace] = []
+    known: list[OneTrial] = []
     for index in range(14):
         config = trial_config(optuna, index, known)
         known.append(trial(config, [float(index % 5)], Trial.TERMINATED))
@@ -101,3 +107,11 @@ def test_an_epoch_that_a_kill_left_unjudged_is_judged_with_the_next(halving) -> 
     scheduler.on_trial_add(None, behind)
     result = {"epoch": 2, "best_value_bps": 1.0}
     assert scheduler.on_trial_result(None, behind, result) == TrialScheduler.STOP
+
+
+def test_a_stop_that_a_kill_left_unnoted_is_noted(halving) -> None:
+    stopped = trial(trial_config(halving, 0), [1.0], Trial.PENDING, done=True)
+    scheduler = Halving(halving)
+    scheduler.on_trial_add(None, stopped)
+    assert stopped.status == Trial.TERMINATED
+    assert scheduler._brackets[0]._rungs[-1] == (1, {stopped.trial_id: 1.0})

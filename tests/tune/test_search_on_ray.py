@@ -1,12 +1,12 @@
 """A search on a real Ray: its driver is killed, a trial diverges, no node fits."""
 
+import contextlib
 import os
 import pickle
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from ray.tune.schedulers import TrialScheduler
 from actors.store import Store
 from datasets.splits import split_by_time
 from market.errors import QuaverError
+from tests.tune.test_schedule import OneTrial
 from tests.tune.test_sweep import PRODUCTS, under
 from tune.config import AshaConfig, SweepConfig
 from tune.run_folder import trained_on
@@ -59,20 +60,16 @@ def by_hand(sweep: dict[str, Any]) -> list[tuple[str, EpochMetrics]]:
     scheduler, known = Halving(config), []
     for index in range(trials(config)):
         tried = trial_config(config, index, known)
-        run = SimpleNamespace(
-            config=tried, trial_id=str(index), status=Trial.RUNNING, last_result=None
-        )
+        run = OneTrial(config=tried, trial_id=str(index), status=Trial.RUNNING, last_result=None)
         scheduler.on_trial_add(None, run)
 
-        def judge(metrics: EpochMetrics, _: object, run: SimpleNamespace = run) -> None:
+        def judge(metrics: EpochMetrics, _: object, run: OneTrial = run) -> None:
             run.metrics, run.last_result = metrics, msgspec.structs.asdict(metrics)
             if scheduler.on_trial_result(None, run, run.last_result) == TrialScheduler.STOP:
                 raise StopIteration
 
-        try:
+        with contextlib.suppress(StopIteration):
             train(*parts, configured(config.train, tried["trial"]["params"]), on_epoch=judge)
-        except StopIteration:
-            pass
         scheduler.on_trial_complete(None, run, run.last_result)
         run.status = Trial.TERMINATED
         known.append(run)
@@ -110,7 +107,8 @@ def test_a_search_whose_driver_is_killed_ends_as_an_undisturbed_one(
     killed(sweep, 2, tmp_path_factory.mktemp("driver"))
     seen = []
     result = run_sweep(**sweep, resume=True, on_progress=seen.append)
-    assert seen[0].finished_trials >= 2 and seen[-1].finished_trials == 6
+    # Tune may not have heard of one epoch, the last of a trial, when it was killed.
+    assert seen[0].finished_trials >= 1 and seen[-1].finished_trials == 6
     assert max(now.running_trials for now in seen) == 1
     wanted = by_hand(sweep)
     assert [(row.name, row.metrics) for row in result.trials] == wanted

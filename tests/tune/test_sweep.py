@@ -221,6 +221,23 @@ def test_failed_trial_is_named_and_can_be_resumed(
     assert [row.metrics.epoch for row in result.trials] == [2]
 
 
+@pytest.mark.slow
+def test_a_full_disk_is_named_and_nothing_is_lost_once_there_is_room(
+    ray_local, sweep, tmp_path
+) -> None:
+    sweep["config"] = msgspec.structs.replace(sweep["config"], space={})
+    full = tmp_path / "runs/grid/00/checkpoint_000001/state.pt"
+    full.parent.mkdir(parents=True)
+    full.symlink_to("/dev/full")  # The second epoch finds no room.
+    message = _stopped(**sweep)
+    assert "No space left on device" in message and "--resume" in message
+    full.unlink()
+    seen = []
+    result = run_sweep(**sweep, resume=True, on_progress=seen.append)
+    assert seen[0].finished_epochs == 1
+    assert [row.metrics.epoch for row in result.trials] == [2]
+
+
 def test_error_in_on_progress_reaches_the_caller(ray_local, sweep) -> None:
     def fail(progress) -> None:
         if progress.finished_epochs:
