@@ -32,6 +32,9 @@ def row(name: str, value_bps: float | None, epochs: int = 8, **more: object) -> 
         validation_value_fraction=0.1,
         best_value_bps=value_bps,
         best_epoch=2,
+        learning_rate=0.001,
+        gradient_norm=1.0,
+        is_last=True,
         history=(Look(0.0, 9, 0.0, 0.0, 3.0, 0.0),),
     )
     fields = {"stopped_early": False, "seconds": 12.3} | more
