@@ -36,6 +36,7 @@ from tune.trial import run_trial
 from tune.trial_state import TrialFile
 
 _OUTAGES = 20  # Of the server that end Tune, in one sweep.
+_SNAPSHOT_S = "2"
 RESULTS_FILE = "results.json"
 
 
@@ -366,10 +367,15 @@ def _contained(pending: int) -> Iterator[None]:
     verbosity, its older one obeys `verbose=0`; a variable, read when a sweep starts, is the only
     switch between them. Its handler of Ctrl-C would stay and swallow the next one. Another variable
     is how many trials may wait for a node: all, where they are known, so that the first snapshot
-    has them all, and a cluster that scales sees what is wanted.
+    has them all, and a cluster that scales sees what is wanted. The last is how often the table and
+    TensorBoard's events go to the root.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
-    switches = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_MAX_PENDING_TRIALS_PG": str(pending)}
+    switches = {
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_MAX_PENDING_TRIALS_PG": str(pending),
+        "TUNE_GLOBAL_CHECKPOINT_S": _SNAPSHOT_S,
+    }
     before = {name: os.environ.get(name) for name in switches}
     os.environ.update(switches)
     loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train", "ray.air")]

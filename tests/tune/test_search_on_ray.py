@@ -107,8 +107,8 @@ def test_a_search_whose_driver_is_killed_ends_as_an_undisturbed_one(
     killed(sweep, 2, tmp_path_factory.mktemp("driver"))
     seen = []
     result = run_sweep(**sweep, resume=True, on_progress=seen.append)
-    # Tune may not have heard of one epoch, the last of a trial, when it was killed.
-    assert seen[0].finished_trials >= 1 and seen[-1].finished_trials == 6
+    # Tune may not have noted the trials of the last seconds; they report again, from their files.
+    assert seen[-1].finished_trials == 6
     assert max(now.running_trials for now in seen) == 1
     wanted = by_hand(sweep)
     assert [(row.name, row.metrics) for row in result.trials] == wanted

@@ -1,7 +1,9 @@
 """A sweep writes what it promises after every epoch, and goes on by name after a stop."""
 
+import errno
 import gc
 import json
+import os
 import re
 import signal
 import warnings
@@ -87,6 +89,9 @@ class Bucket(Store):
     def __reduce__(self) -> tuple[type["Bucket"], tuple[Path]]:
         return (Bucket, (Path(self.root),))
 
+    def check(self) -> None:
+        pass
+
     def write(self, path: str, data: bytes | memoryview) -> None:
         with self._fs.open_output_stream(f"{self._base}/{path}") as out:
             out.write(data)
@@ -97,6 +102,19 @@ class Bucket(Store):
 
     def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
         self.write(path, change(self.read(path) if self.exists(path) else None))
+
+
+class Full(Store):
+    """A folder in which there is room for each file once."""
+
+    def __reduce__(self) -> tuple[type["Full"], tuple[str]]:
+        return (Full, (self.root,))
+
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        with self._named("write", path):
+            if self.exists(path):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().write(path, data)
 
 
 def _stopped(**sweep) -> str:
@@ -226,15 +244,12 @@ def test_a_full_disk_is_named_and_nothing_is_lost_once_there_is_room(
     ray_local, sweep, tmp_path
 ) -> None:
     sweep["config"] = msgspec.structs.replace(sweep["config"], space={})
-    full = tmp_path / "runs/grid/00/checkpoint_000001/state.pt"
-    full.parent.mkdir(parents=True)
-    full.symlink_to("/dev/full")  # The second epoch finds no room.
+    sweep["store"] = Full(str(tmp_path))
     message = _stopped(**sweep)
     assert "No space left on device" in message and "--resume" in message
-    full.unlink()
-    seen = []
-    result = run_sweep(**sweep, resume=True, on_progress=seen.append)
-    assert seen[0].finished_epochs == 1
+    assert TrialFile(sweep["store"], "runs/grid/00").read().epoch == 1
+    sweep["store"] = Store(str(tmp_path))
+    result = run_sweep(**sweep, resume=True)
     assert [row.metrics.epoch for row in result.trials] == [2]
 
 
