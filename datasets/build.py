@@ -8,14 +8,13 @@ fails stops nothing else; where the server is away, what failed for it is done a
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import ray.data
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay
-from tenacity import wait_exponential as exponential
 
+from actors.patience import answers, patiently
 from actors.store import Away, Store
 from datasets.partition import Built, build_samples, build_windows, windows_read
 from datasets.recipe import Recipe
@@ -24,13 +23,10 @@ from datasets.todo import Todo
 from market.errors import QuaverError
 from market.products import product_index
 
-_PATIENCE_S = 900.0  # For a server to come back.
-_POLL_MIN_S, _POLL_MAX_S = 0.5, 10.0
 _DEATHS = 2  # Of the processes of one task, before it is given up.
 # Before each new try of what a server that answers did not take: a minute of trouble is survived, a
 # server that has no room left, and does not say so, is given up after two.
 _PAUSES_S = (1.0, 5.0, 15.0, 30.0, 60.0)
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -71,24 +67,6 @@ class _Result(msgspec.Struct):
     away: str | None = None
 
 
-def patiently(call: Callable[[], T], watcher: Watcher) -> T:
-    """Return what `call` returns; while the server is away, wait and call again."""
-
-    def tell(state: RetryCallState) -> None:
-        watcher.waiting(str(state.outcome.exception()) if state.outcome else "")
-
-    for attempt in Retrying(
-        retry=retry_if_exception_type(Away),
-        wait=exponential(_POLL_MIN_S, _POLL_MAX_S),
-        stop=stop_after_delay(_PATIENCE_S),
-        before_sleep=tell,
-        reraise=True,
-    ):
-        with attempt:
-            return call()
-    raise AssertionError("unreachable")
-
-
 def find_todo(
     store: Store,
     recipe: Recipe,
@@ -100,12 +78,12 @@ def find_todo(
     """Return what is to be built; QuaverError if there is nothing to build from."""
 
     def look() -> Todo:
-        _answers(store)
+        answers(store)
         todo = Todo(store, recipe, products, days, force)
         todo.drop_orphans(store)
         return todo
 
-    return patiently(look, watcher or Watcher())
+    return patiently(look, (watcher or Watcher()).waiting)
 
 
 def build(
@@ -134,7 +112,7 @@ def build(
         if any(product_index(product_id) is not None for product_id, _ in failed):
             return outcome
         watcher.says("working out which coins are nearest")
-        patiently(lambda: todo.find_neighbours(store, split), watcher)
+        patiently(lambda: todo.find_neighbours(store, split), watcher.waiting)
     samples = []
     for partition in todo.samples(set()):
         read = windows_read(*partition, todo.recipe)
@@ -183,7 +161,7 @@ def _stage(
             continue
         if tries == len(_PAUSES_S):
             break
-        patiently(lambda: _answers(store), watcher)
+        patiently(lambda: answers(store), watcher.waiting)
         time.sleep(_PAUSES_S[tries])
         tries += 1
         now = list(left)[: None if tries == len(_PAUSES_S) else 1]
@@ -231,13 +209,6 @@ def build_one(store: Store, recipe: Recipe, stage: str, partition: Partition) ->
     except Exception as e:
         log.exception("%s of %s", stage, partition)
         return _Result(error=f"{type(e).__name__}: {e}; this is a bug, its trace is in Ray's log")
-
-
-def _answers(store: Store) -> None:
-    """Away if the server does not answer; QuaverError if the root cannot be used at all."""
-    why = store.check()
-    if why:
-        raise Away(f"{store.root} does not answer: {why}")
 
 
 def _set_up_ray_data() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from actors import patience
 from actors.store import Away, Store
 from datasets import build as build_module
 from datasets.build import Failure, Outcome, build, find_todo
@@ -39,8 +40,8 @@ ALL = all_steps("samples", DAYS[:2]) + all_steps("windows", DAYS[:2])
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_module, "_POLL_MIN_S", 0.05)
-    monkeypatch.setattr(build_module, "_POLL_MAX_S", 0.2)
+    monkeypatch.setattr(patience, "_POLL_MIN_S", 0.05)
+    monkeypatch.setattr(patience, "_POLL_MAX_S", 0.2)
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_a_server_that_is_away_at_the_start_is_waited_for(
 def test_a_server_that_stays_away_is_an_error_in_the_end(
     s3_server: S3Server, s3_root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(patience, "_PATIENCE_S", 0.5)
     s3_server.kill9()
     try:
         with pytest.raises(QuaverError, match="does not answer"):

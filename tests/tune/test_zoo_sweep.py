@@ -19,7 +19,7 @@ def test_a_sweep_over_every_model(ray_local, make_samples, small, tmp_path_facto
     cached = under(tmp_path_factory.mktemp("data"), make_samples(3000))
     store = Store(str(tmp_path_factory.mktemp("root")))
     config = SweepConfig(
-        train=msgspec.structs.replace(small, epochs=3), grid={"model.name": list(MODELS)}
+        train=msgspec.structs.replace(small, epochs=3), space={"model.name": list(MODELS)}
     )
     result = run_sweep(
         cached,
