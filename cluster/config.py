@@ -30,12 +30,13 @@ from market.signals import SignalsConfig
 from market.trader import TraderConfig
 from sim.flow import FlowConfig
 from tune.config import SweepConfig, TrainConfig, variants
-from tune.models import SeedConfig
+from tune.models import SeedConfig, changed
 
 LIVE_FEED = "wss://advanced-trade-ws.coinbase.com"
 LIVE_REST = "https://api.coinbase.com/api/v3/brokerage"
 
 _REPLACED = ("sweep.grid", "increments")  # Tables that are one value: another takes its place.
+_MODEL = "sweep.train.model"
 _OPEN = "sweep.trial_resources."  # A table that takes keys it does not have, and keeps the others.
 
 _Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -228,6 +229,8 @@ def _merge(into: dict[str, Any], given: dict[str, Any], source: str, above: str 
         if isinstance(into.get(key), dict) and name not in _REPLACED:
             if not isinstance(value, dict):
                 raise QuaverError(f"{source}: {name} is a table of keys, not a value")
+            if name == _MODEL and "name" in value:  # Another model has other keys.
+                into[key] = changed(into[key], {"name": value["name"]}, f"{source}: {name}")
             _merge(into[key], value, source, f"{name}.")
         else:
             into[key] = value

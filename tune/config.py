@@ -1,7 +1,9 @@
 """What a training run and a sweep are configured with, and how a grid becomes variants.
 
 A grid key is the dotted path of a `TrainConfig` field (`objective`, `model.lstm_hidden`), so that
-whatever can be configured can be swept, and a typo is an error before anything starts.
+whatever can be configured can be swept, and a typo is an error before anything starts. The key
+`model` takes tables with a `name`: what a table does not name is the run's own model's, or where
+that is another one, the default.
 """
 
 import difflib
@@ -12,8 +14,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from market.errors import QuaverError
-from tune.models import ModelConfig, Positive, SeedConfig
+from tune.boosted import OBJECTIVES, BoostedConfig
+from tune.models import MODEL_KEYS, ModelConfig, SeedConfig, changed
 from tune.objectives import Objective
+from tune.scaled import Positive
 
 OptimiserName = Literal["adam", "adamw", "sgd", "muon"]
 ScheduleName = Literal["constant", "cosine", "one_cycle", "plateau"]
@@ -77,10 +81,14 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     seed: Annotated[int, msgspec.Meta(ge=0, description="of weights and batch order")] = 0
 
     def __post_init__(self) -> None:
-        """Refuse a warm-up that never ends."""
+        """Refuse a warm-up that never ends, and an objective that trees cannot be grown for."""
         if self.warm_up_epochs >= self.epochs:
             raise ValueError(
                 f"warm_up_epochs ({self.warm_up_epochs}) must be less than epochs ({self.epochs})"
+            )
+        if isinstance(self.model, BoostedConfig) and self.objective not in OBJECTIVES:
+            raise ValueError(
+                f"the model boosted has no objective {self.objective}, but {', '.join(OBJECTIVES)}"
             )
 
 
@@ -130,13 +138,17 @@ def variants(config: SweepConfig) -> list[Variant]:
 
 def _apply(train: TrainConfig, params: dict[str, Any]) -> TrainConfig:
     fields = msgspec.to_builtins(train)
-    for key, value in params.items():
+    for key, value in sorted(params.items(), key=lambda item: item[0] not in MODEL_KEYS):
+        if key in MODEL_KEYS:
+            given = value if key == "model" else {"name": value}
+            fields["model"] = changed(fields["model"], given, f"sweep: grid key {key!r}")
+            continue
         *parents, last = key.split(".")
         target = fields
         for parent in parents:
             target = target.get(parent) if isinstance(target, dict) else None
         if not isinstance(target, dict) or last not in target:
-            (near,) = difflib.get_close_matches(key, _paths(train), n=1, cutoff=0.0)
+            (near,) = difflib.get_close_matches(key, _paths(fields), n=1, cutoff=0.0)
             raise QuaverError(
                 f"sweep: grid key {key!r} is not a field of the training config; "
                 f"did you mean {near}?"
@@ -148,16 +160,20 @@ def _apply(train: TrainConfig, params: dict[str, Any]) -> TrainConfig:
         raise QuaverError(f"sweep: the grid values {params} do not fit: {error}") from error
 
 
-def _paths(train: TrainConfig) -> list[str]:
+def _paths(fields: dict[str, Any]) -> list[str]:
     """The dotted path of every field that can be swept."""
-    fields = msgspec.to_builtins(train)
-    model = fields.pop("model")
-    return [*fields, *(f"model.{field}" for field in model)]
+    return [*fields, *(f"model.{field}" for field in fields["model"])]
 
 
 def _name(index: int, params: dict[str, Any]) -> str:
     parts = [f"{index:02d}"]
     for key, value in params.items():
-        text = "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        if isinstance(value, dict):  # Of a model.
+            value = "-".join(map(_text, value.values()))
+        text = _text(value)
         parts.append(text if isinstance(value, str) else f"{key.rsplit('.', 1)[-1]}-{text}")
     return re.sub(r"[^A-Za-z0-9._-]", "-", "_".join(parts))
+
+
+def _text(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

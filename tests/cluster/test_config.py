@@ -9,9 +9,12 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 import cluster
 from cluster.config import Config, as_toml, grids, load_config
 from datasets.recipe import Recipe
+from market.cross import CrossConfig
 from market.errors import QuaverError
+from market.external import ExternalConfig
 from market.products import product_of
 from market.signals import SignalsConfig
+from tune.models import TcnConfig, TransformerConfig
 
 
 def test_defaults_are_those_of_the_definitions() -> None:
@@ -39,12 +42,29 @@ def test_a_signal_is_a_switch_and_part_of_what_samples_are_made_by() -> None:
     assert load_config(None, []).recipe == Recipe()
     config = load_config(None, ["signals.taker=true", "fees.taker_bps=60"])
     assert config.recipe.signals == SignalsConfig(taker=True)
+    given = ["cross.neighbours=3", "external.path=news.parquet", 'external.series=["news"]']
+    recipe = load_config(None, given).recipe
+    assert recipe.cross == CrossConfig(neighbours=3)
+    assert recipe.external == ExternalConfig(path="news.parquet", series=("news",))
     assert config.recipe.fees.taker_bps == 60
 
 
 def test_a_grid_given_replaces_the_default_one() -> None:
     config = load_config(None, ['sweep.grid={objective=["bce"]}'])
     assert config.sweep.grid == {"objective": ["bce"]}
+
+
+def test_another_model_has_keys_of_its_own(tmp_path: Path) -> None:
+    grid = 'sweep.grid={objective=["mse"]}'
+    config = load_config(None, ["sweep.train.model.name=tcn", "sweep.train.model.kernel=4", grid])
+    assert config.sweep.train.model == TcnConfig(kernel=4)
+    path = tmp_path / "quaver.toml"
+    path.write_text(as_toml(config))
+    assert load_config(path, []) == config
+    path.write_text('[sweep.train.model]\nwidth = 64\nname = "transformer"\n')
+    assert load_config(path, [grid]).sweep.train.model == TransformerConfig(width=64)
+    seed = load_config(None, ["sweep.train.model.name=seed"]).sweep.train.model
+    assert seed == Config().sweep.train.model
 
 
 def test_increments_make_a_product_that_can_be_recorded(tmp_path: Path) -> None:
@@ -99,7 +119,15 @@ def test_a_feed_is_simulated_or_a_websocket(url: str) -> None:
         ("sweep.trial_resources=2", "sweep.trial_resources is a table of keys"),
         ('sweep.grid={"model.lstm_hiden"=[8]}', "did you mean model.lstm_hidden?"),
         ("sweep.grid={epochs=[0]}", "do not fit"),
+        ("sweep.train.model.name=cnn", "sweep.train.model: there is no model 'cnn', but seed,"),
+        ("sweep.train.model.name=tcn", "'model.lstm_hidden' is not a field"),  # The default grid.
+        (
+            'sweep.train.model={name="tcn", lstm_hidden=8}',
+            "there is no key sweep.train.model.lstm_hidden; did you mean",
+        ),
         ("sweep.train.model.lstm_hiden=8", "did you mean sweep.train.model.lstm_hidden?"),
+        ("cross.neighbours=9", "$.cross.neighbours"),
+        ("external.path=news.parquet", "external: path is 'news.parquet' and series is []"),
         ("feed_url=https://feed.example", "feed_url: 'https://feed.example'"),
         ("feed_url=simulatd", "or simulated"),
         ("feed_url=ws://host:port", "feed_url: "),
