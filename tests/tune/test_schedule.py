@@ -44,6 +44,7 @@ def test_the_next_trial_of_a_killed_sweep_is_the_one_that_it_would_have_made(opt
         config = trial_config(optuna, index, known)
         known.append(trial(config, [float(index % 5)], Trial.TERMINATED))
     known[3].status = Trial.ERROR
+    known[3].last_result["best_value_bps"] = 99.0  # Of a trial that failed nothing is learnt.
     undisturbed = trial_config(optuna, 14, known)
     finished = [
         (one.config["trial"]["params"], float(index % 5))
