@@ -106,7 +106,7 @@ def test_a_restored_scheduler_judges_as_the_one_that_was_killed(halving) -> None
     assert rungs[0] == rungs[1]
 
 
-def test_an_epoch_that_a_kill_left_unjudged_is_judged_with_the_next(halving) -> None:
+def test_an_epoch_that_a_kill_left_unjudged_is_judged_at_the_next_report(halving) -> None:
     scheduler = Halving(halving)
     for index, value in enumerate([5.0, 6.0, 7.0]):
         scheduler.on_trial_add(
