@@ -27,6 +27,7 @@ from serve_app.executor import Predict
 from serve_app.inputs import external_reader
 from serve_app.predictor import Predictor, replica_handle
 from tune.checkpoint import ModelMeta, load_model
+from tune.objectives import in_bps
 
 APPLICATION = "quaver"
 HOST = "127.0.0.1"  # No TLS and no log-in here: what faces a network stands in front of this.
@@ -131,10 +132,10 @@ def build_app(model_file: bytes, execution: ExecutionConfig) -> serve.Applicatio
     traded(meta, execution)  # Here already: in a replica the error would reach nobody.
     if reader := external_reader(meta.recipe, execution.external_root):
         reader.refresh()
-    if meta.objective == "bce" and execution.trader.min_edge_bps:
+    if not in_bps(meta.objective) and execution.trader.min_edge_bps:
         raise QuaverError(
-            "serve: the outputs of a model trained with bce are no basis points; "
-            "leave trader.min_edge_bps at 0 or serve a model trained with mse"
+            f"serve: the outputs of a model trained with {meta.objective} are no basis points; "
+            "leave trader.min_edge_bps at 0 or serve a model trained with mse or advantage"
         )
     predictor = Predictor.bind(model_file)
     trading = Execution.bind(meta, execution, predictor)

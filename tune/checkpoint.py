@@ -6,8 +6,10 @@ unpickled: both may come from a bucket that others write to.
 """
 
 import contextlib
+import functools
 import json
 import pickle
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -33,16 +35,33 @@ _META_KEY = "quaver"
 
 @dataclass
 class TrainState:
-    """All of a training run after `epoch` epochs, and the weights of its best epoch."""
+    """All of a training run after `epoch` epochs and `batch` batches of the next one.
+
+    It also holds the weights of the best epoch so far, and what the figures of the unfinished epoch
+    add up from: `loss_sum` and `norm_sum` over `rows` samples.
+    """
 
     config: TrainConfig
+    data_sha256: str
+    git_commit: str  # Of the program that trained last, or unknown.
     epoch: int
+    batch: int
+    loss_sum: float
+    norm_sum: float
+    rows: int
     weights: dict[str, Tensor]
-    optimiser: dict[str, Any]
+    optimiser: dict[str, Any]  # With its learning-rate schedule.
     rng: Tensor
     best_value_bps: float
     best_epoch: int
     best_weights: dict[str, Tensor]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        patience = self.config.patience_epochs
+        is_exhausted = 0 < patience <= self.epoch - self.best_epoch
+        return is_exhausted or self.epoch >= self.config.epochs
 
 
 class ModelMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -54,6 +73,20 @@ class ModelMeta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     trained: tuple[str, ...]  # Those that it was shown in training; of others it knows nothing.
     recipe: Recipe  # Of the samples; it says which signals the model takes.
     features_version: str = FEATURES_VERSION
+
+
+@functools.cache
+def git_commit() -> str:
+    """Return the commit of this program's working tree, `-dirty` if changed, or `unknown`."""
+    tree = Path(__file__).parents[1]
+    if not (tree / ".git").exists():  # Installed: git would look in the folders above.
+        return "unknown"
+    command = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    try:
+        found = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
 
 
 def save_state(state: TrainState, directory: Path) -> None:

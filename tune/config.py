@@ -7,13 +7,16 @@ whatever can be configured can be swept, and a typo is an error before anything 
 import difflib
 import itertools
 import re
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
 from market.errors import QuaverError
 from tune.models import ModelConfig, Positive, SeedConfig
 from tune.objectives import Objective
+
+OptimiserName = Literal["adam", "adamw", "sgd", "muon"]
+ScheduleName = Literal["constant", "cosine", "one_cycle", "plateau"]
 
 # Ray takes cpu and CPU for the same: given both, it would silently drop one.
 _Resource = Annotated[str, msgspec.Meta(pattern="^(?!(CPU|GPU)$)")]
@@ -24,11 +27,53 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     model: ModelConfig = SeedConfig()
     objective: Objective = "mse"
-    epochs: Annotated[Positive, msgspec.Meta(description="passes over the data")] = 6
+    temperature_bps: Annotated[
+        float,
+        msgspec.Meta(gt=0, description="of cross_entropy: an action so much worse counts 1/e"),
+    ] = 1.0
+    epochs: Annotated[Positive, msgspec.Meta(description="passes over the data, at most")] = 6
+    patience_epochs: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            description="end after so many epochs without a higher validation value captured; 0: "
+            "train all epochs",
+        ),
+    ] = 0
     batch_size: Annotated[Positive, msgspec.Meta(description="samples per step")] = 1024
-    learning_rate: Annotated[float, msgspec.Meta(gt=0, description="of AdamW")] = 2e-3
-    weight_decay: Annotated[float, msgspec.Meta(ge=0, description="of AdamW")] = 1e-4
+    optimiser: OptimiserName = "adamw"
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, description="highest of the schedule")] = (
+        2e-3
+    )
+    weight_decay: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, description="of the weights with adamw and muon, of the loss with adam and sgd"
+        ),
+    ] = 1e-4
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1, description="of sgd and muon")] = 0.9
+    gradient_clip: Annotated[
+        float, msgspec.Meta(ge=0, description="longest gradient of a step; 0: none is cut")
+    ] = 0.0
+    schedule: ScheduleName = "constant"
+    warm_up_epochs: Annotated[
+        float, msgspec.Meta(ge=0, description="epochs, or part of one, in which the rate rises")
+    ] = 0.0
+    plateau_epochs: Annotated[
+        Positive,
+        msgspec.Meta(description="of plateau: epochs without a higher validation value captured"),
+    ] = 2
+    plateau_factor: Annotated[
+        float, msgspec.Meta(gt=0, lt=1, description="of plateau: what the rate is multiplied by")
+    ] = 0.5
     seed: Annotated[int, msgspec.Meta(ge=0, description="of weights and batch order")] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a warm-up that never ends."""
+        if self.warm_up_epochs >= self.epochs:
+            raise ValueError(
+                f"warm_up_epochs ({self.warm_up_epochs}) must be less than epochs ({self.epochs})"
+            )
 
 
 class SweepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -4,6 +4,7 @@ Tune keeps its own files there; sweep.json lies beside them. A sweep may only go
 started with, otherwise its table would compare trials of different data.
 """
 
+import dataclasses
 import hashlib
 
 import msgspec
@@ -18,6 +19,7 @@ from market.errors import QuaverError
 from tune.config import SweepConfig
 
 RUNS = "runs"
+FEATURE_ROWS = 1024  # Each costs a page of every column on disk.
 
 Splits = dict[str, NDArray[np.bool_]]  # Masks of the samples, by name of the part.
 
@@ -83,10 +85,16 @@ def trained_on(samples: Samples, splits: Splits) -> tuple[Part, Part]:
 
 
 def digest(*parts: Part) -> str:
-    """Return the SHA-256 of whose beats these are and of their labels, the parts in order."""
+    """Return the SHA-256 of whose beats these are and of their labels, the parts in order.
+
+    Of the other columns it takes some rows from everywhere: other features differ in most rows.
+    """
     found = hashlib.sha256()
     for part in parts:
         for name in ("beat", "product", "label"):
             for values in part.column(name):
                 found.update(values)
+        some = part.take(slice(None, None, len(part) // FEATURE_ROWS + 1))
+        for column in dataclasses.fields(some):
+            found.update(getattr(some, column.name))
     return found.hexdigest()

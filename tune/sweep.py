@@ -138,10 +138,7 @@ class _Progress(ray_tune.Callback):
             SweepProgress(
                 finished_epochs=finished,
                 total_epochs=sum(self._epochs.values()),
-                finished_trials=sum(
-                    report["epoch"] >= self._epochs[report["config"]["variant"]]
-                    for report in reports
-                ),
+                finished_trials=sum(report["is_last"] for report in reports),
                 total_trials=len(self._epochs),
                 best_value_bps=max((r["best_value_bps"] for r in reports), default=None),
             )
@@ -229,7 +226,7 @@ def _table(
         result = by_name.get(variant.name)
         metrics = result.metrics if result else None
         epoch = metrics.get("epoch", 0) if metrics else 0
-        if result is None or metrics is None or epoch < variant.train.epochs:
+        if result is None or metrics is None or not metrics.get("is_last"):
             raise QuaverError(
                 f"sweep: {sweep} was interrupted ({variant.name} is at epoch {epoch} of "
                 f"{variant.train.epochs}); go on with --resume"

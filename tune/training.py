@@ -1,9 +1,11 @@
 """Train one model: the same config, data and number of threads give the same weights, bit for bit.
 
-That holds across interruptions too. The order of the batches follows from (seed, epoch) alone, and
-a state holds everything else, so a run that resumes ends where an undisturbed one does.
+That holds across interruptions too, at any batch. The order of the batches follows from
+(seed, epoch) alone, and a state holds everything else, so a run that resumes ends where an
+undisturbed one does.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +18,11 @@ from datasets.batches import Batches, Part
 from datasets.samples import Samples
 from market.errors import QuaverError
 from tune import evaluate, objectives
-from tune.checkpoint import TrainState, load_state
+from tune.checkpoint import TrainState, git_commit, load_state
 from tune.config import TrainConfig
 from tune.models import SeedModel, build
+from tune.optimisers import Stepper
+from tune.run_folder import digest
 
 
 class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,9 +36,13 @@ class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
     validation_value_fraction: float  # Of the oracle's.
     best_value_bps: float
     best_epoch: int
+    learning_rate: float  # After the epoch's last batch.
+    gradient_norm: float  # Mean over the epoch's batches, before clipping.
+    is_last: bool  # The epochs are through, or patience is.
 
 
 OnEpoch = Callable[[EpochMetrics, TrainState], None]
+ShouldStop = Callable[[], bool]
 
 # Scaling is fitted on at most so many rows of train, from 512 places in it: what decides is that
 # inputs are of the order of one, and a set that memory does not hold is not read for more.
@@ -48,83 +56,175 @@ def train(
     *,
     resume_from: Path | None = None,
     on_epoch: OnEpoch | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> TrainState:
-    """Train to `config.epochs` and return the last state, which also holds the best weights.
+    """Train to the end and return the last state, which also holds the best weights.
 
     Samples are read batch by batch, never all at once. The best epoch is the one with the highest
-    validation value captured, the first of equals. `on_epoch` is called after each epoch; the state
-    it gets is valid only during the call. `resume_from` is a directory of `checkpoint.save_state`
-    whose config may differ in `epochs` only. QuaverError where the loss is no longer finite.
+    validation value captured, the first of equals; `config.patience_epochs` and the schedule
+    plateau go by it too. `on_epoch` is called after each epoch; the state it gets is valid only
+    during the call.
+
+    `should_stop` is asked after each batch, of validation too: once it returns true, training stops
+    there and the state returned is not `is_finished`; saved with `checkpoint.save_state` it goes on
+    from that batch. `resume_from` is a directory of `save_state`. QuaverError where samples or
+    checkpoint do not fit, and where the loss is no longer finite.
     """
     for name, part in (("train", train_part), ("validation", validation_part)):
-        if not len(part):
-            raise QuaverError(f"training: no labelled {name} samples; use a longer recording")
-        _check_products(config, part)
-    batches = Batches(train_part, config.batch_size, config.seed)
+        _check(name, part, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build(config.model, train_part.samples.signals.shape[1])
-        _fit_scaling(model, Batches(train_part, SCALING_ROWS, config.seed), config)
-        optimiser = torch.optim.AdamW(
-            model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        state = _initial(config, model, optimiser)
+        run = _Run(train_part, validation_part, config, should_stop or _never)
         if resume_from is not None:
-            state = _resumed(resume_from, config, model, optimiser)
-        for epoch in range(state.epoch + 1, config.epochs + 1):
-            train_loss = _train_epoch(model, optimiser, batches, config, epoch)
-            metrics = _validate(model, validation_part, train_loss, state, epoch)
-            state = _advanced(state, metrics, model, optimiser)
+            run.resume(resume_from)
+        while not run.state().is_finished:
+            metrics = run.epoch()
+            if metrics is None:
+                break
             if on_epoch is not None:
-                on_epoch(metrics, state)
-    return state
+                on_epoch(metrics, run.state())
+        return run.state()
 
 
-def _initial(config: TrainConfig, model: SeedModel, optimiser: torch.optim.Optimizer) -> TrainState:
-    return TrainState(
-        config=config,
-        epoch=0,
-        weights=model.state_dict(),
-        optimiser=optimiser.state_dict(),
-        rng=torch.get_rng_state(),
-        best_value_bps=-np.inf,
-        best_epoch=0,
-        best_weights={},
-    )
+def _never() -> bool:
+    return False
 
 
-def _resumed(
-    directory: Path, config: TrainConfig, model: SeedModel, optimiser: torch.optim.Optimizer
-) -> TrainState:
-    state = load_state(directory)
-    if msgspec.structs.replace(state.config, epochs=config.epochs) != config:
-        raise QuaverError(f"training: the checkpoint in {directory} is of another configuration")
-    model.load_state_dict(state.weights)
-    optimiser.load_state_dict(state.optimiser)
-    torch.set_rng_state(state.rng)
-    return state
+class _Run:
+    """A training run: its model and optimiser, and how far it is."""
 
+    def __init__(
+        self, train_part: Part, validation_part: Part, config: TrainConfig, should_stop: ShouldStop
+    ) -> None:
+        self._config = config
+        self._should_stop = should_stop
+        self._batches = Batches(train_part, config.batch_size, config.seed)
+        self._validation = validation_part
+        self._model = build(config.model, train_part.samples.signals.shape[1])
+        _fit_scaling(self._model, Batches(train_part, SCALING_ROWS, config.seed), config)
+        epoch_batches = math.ceil(len(train_part) / config.batch_size)
+        self._stepper = Stepper(self._model, config, epoch_batches)
+        self._data_sha256 = digest(train_part, validation_part)
+        self._epoch = self._batch = 0
+        self._loss_sum = self._norm_sum = 0.0
+        self._rows = 0
+        self._best_value_bps, self._best_epoch = -np.inf, 0
+        self._best_weights: dict[str, Tensor] = {}
 
-def _advanced(
-    state: TrainState, metrics: EpochMetrics, model: SeedModel, optimiser: torch.optim.Optimizer
-) -> TrainState:
-    weights = model.state_dict()
-    best_weights = state.best_weights
-    if metrics.best_epoch == metrics.epoch:
-        best_weights = {name: tensor.clone() for name, tensor in weights.items()}
-    return TrainState(
-        config=state.config,
-        epoch=metrics.epoch,
-        weights=weights,
-        optimiser=optimiser.state_dict(),
-        rng=torch.get_rng_state(),
-        best_value_bps=metrics.best_value_bps,
-        best_epoch=metrics.best_epoch,
-        best_weights=best_weights,
-    )
+    def state(self) -> TrainState:
+        """Return where the run is; the tensors are its own and move on with it."""
+        return TrainState(
+            config=self._config,
+            data_sha256=self._data_sha256,
+            git_commit=git_commit(),
+            epoch=self._epoch,
+            batch=self._batch,
+            loss_sum=self._loss_sum,
+            norm_sum=self._norm_sum,
+            rows=self._rows,
+            weights=self._model.state_dict(),
+            optimiser=self._stepper.state_dict(),
+            rng=torch.get_rng_state(),
+            best_value_bps=self._best_value_bps,
+            best_epoch=self._best_epoch,
+            best_weights=self._best_weights,
+        )
+
+    def resume(self, directory: Path) -> None:
+        """Go on from the state in `directory`."""
+        state = load_state(directory)
+        _check_same_config(state.config, self._config, directory)
+        if state.data_sha256 != self._data_sha256:
+            raise QuaverError(
+                f"training: the checkpoint in {directory} is of other samples or another split; "
+                "train anew"
+            )
+        self._model.load_state_dict(state.weights)
+        self._stepper.load_state_dict(state.optimiser)
+        self._epoch, self._batch = state.epoch, state.batch
+        self._loss_sum, self._norm_sum, self._rows = state.loss_sum, state.norm_sum, state.rows
+        self._best_value_bps, self._best_epoch = state.best_value_bps, state.best_epoch
+        self._best_weights = state.best_weights
+        torch.set_rng_state(state.rng)
+
+    def epoch(self) -> EpochMetrics | None:
+        """Train the rest of an epoch and validate; None if it was asked to stop before the end."""
+        epoch = self._epoch + 1
+        stopped = not self._train(epoch)
+        if not np.isfinite(self._loss_sum):
+            raise QuaverError(
+                f"training: the loss is not finite in epoch {epoch}; lower learning_rate "
+                f"({self._config.learning_rate})"
+            )
+        means = None if stopped else self._validate(epoch)
+        if means is None:
+            return None
+        loss, accuracy, value_bps, oracle_bps = means
+        train_loss, gradient_norm = self._loss_sum / self._rows, self._norm_sum / self._rows
+        learning_rate = self._stepper.learning_rate
+        self._stepper.end_epoch(value_bps)
+        self._epoch, self._batch = epoch, 0
+        self._loss_sum = self._norm_sum = 0.0
+        self._rows = 0
+        if value_bps > self._best_value_bps:
+            self._best_value_bps, self._best_epoch = value_bps, epoch
+            weights = self._model.state_dict()
+            self._best_weights = {name: tensor.clone() for name, tensor in weights.items()}
+        return EpochMetrics(
+            epoch=epoch,
+            train_loss=train_loss,
+            validation_loss=loss,
+            validation_accuracy=accuracy,
+            validation_value_bps=value_bps,
+            validation_value_fraction=evaluate.fraction(value_bps, oracle_bps),
+            best_value_bps=self._best_value_bps,
+            best_epoch=self._best_epoch,
+            learning_rate=learning_rate,
+            gradient_norm=gradient_norm,
+            is_last=self.state().is_finished,
+        )
+
+    def _train(self, epoch: int) -> bool:
+        """Train on what is left of the epoch; false if it was asked to stop."""
+        self._model.train()
+        for batch in self._batches.epoch(epoch, self._batch):
+            self._stepper.zero_grad()
+            loss, _ = self._loss(batch)
+            loss.backward()
+            self._norm_sum += self._stepper.step() * len(batch)
+            self._loss_sum += float(loss.detach()) * len(batch)
+            self._rows += len(batch)
+            self._batch += 1
+            if self._should_stop():
+                return False
+        return True
+
+    def _validate(self, epoch: int) -> list[float] | None:
+        """Return mean loss, accuracy, value and the oracle's; None if it was asked to stop."""
+        self._model.eval()
+        sums = np.zeros(4)
+        with torch.inference_mode():
+            for batch in self._validation.in_order(evaluate.BATCH):
+                tensor, outputs = self._loss(batch)
+                loss = float(tensor)
+                if not np.isfinite(loss):
+                    raise QuaverError(
+                        f"training: the validation loss is not finite in epoch {epoch}"
+                    )
+                chosen = evaluate.choices(outputs.double().numpy())
+                right = evaluate.accuracy(chosen, batch.label)
+                means = (loss, right, *evaluate.captured(chosen, batch.label))
+                sums += np.multiply(means, len(batch))
+                if self._should_stop():
+                    return None
+        return (sums / len(self._validation)).tolist()
+
+    def _loss(self, batch: Samples) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a batch, and the model's outputs."""
+        objective = self._config.objective
+        wanted = objectives.targets(objective, batch.label, self._config.temperature_bps)
+        outputs = self._model(*features_of(batch))
+        return objectives.loss(objective, outputs, wanted, self._model.output_scale), outputs
 
 
 def _fit_scaling(model: SeedModel, batches: Batches, config: TrainConfig) -> None:
@@ -148,67 +248,38 @@ def features_of(samples: Samples) -> tuple[Tensor, ...]:
     )
 
 
-def _train_epoch(
-    model: SeedModel,
-    optimiser: torch.optim.Optimizer,
-    batches: Batches,
-    config: TrainConfig,
-    epoch: int,
-) -> float:
-    model.train()
-    total, rows = 0.0, 0
-    for batch in batches.epoch(epoch):
-        wanted = objectives.targets(config.objective, batch.label)
-        optimiser.zero_grad(set_to_none=True)
-        outputs = model(*features_of(batch))
-        loss = objectives.loss(config.objective, outputs, wanted, model.output_scale)
-        loss.backward()
-        optimiser.step()
-        total += float(loss.detach()) * len(batch)
-        rows += len(batch)
-    if not np.isfinite(total):
+def _check(name: str, part: Part, config: TrainConfig) -> None:
+    """Raise a QuaverError where a part cannot be trained on."""
+    if not len(part):
+        raise QuaverError(f"training: no labelled {name} samples; use a longer recording")
+    unknown = sum(int((~np.isfinite(v).all(axis=1)).sum()) for v in part.column("label"))
+    if unknown:
         raise QuaverError(
-            f"training: the loss is not finite in epoch {epoch}; lower learning_rate "
-            f"({config.learning_rate})"
+            f"training: {unknown} of {len(part)} {name} samples have labels that are no numbers; "
+            "leave them out (Part.of does) or build the samples anew"
         )
-    return total / rows
-
-
-def _validate(
-    model: SeedModel, part: Part, train_loss: float, state: TrainState, epoch: int
-) -> EpochMetrics:
-    model.eval()
-    objective = state.config.objective
-    sums = np.zeros(4)
-    with torch.inference_mode():
-        for batch in part.in_order(evaluate.BATCH):
-            outputs = model(*features_of(batch))
-            wanted = objectives.targets(objective, batch.label)
-            loss = float(objectives.loss(objective, outputs, wanted, model.output_scale))
-            if not np.isfinite(loss):
-                raise QuaverError(f"training: the validation loss is not finite in epoch {epoch}")
-            chosen = evaluate.choices(outputs.double().numpy())
-            right = evaluate.accuracy(chosen, batch.label)
-            means = (loss, right, *evaluate.captured(chosen, batch.label))
-            sums += np.multiply(means, len(batch))
-    loss, right, value_bps, oracle_bps = (sums / len(part)).tolist()
-    is_best = value_bps > state.best_value_bps
-    return EpochMetrics(
-        epoch=epoch,
-        train_loss=train_loss,
-        validation_loss=loss,
-        validation_accuracy=right,
-        validation_value_bps=value_bps,
-        validation_value_fraction=evaluate.fraction(value_bps, oracle_bps),
-        best_value_bps=value_bps if is_best else state.best_value_bps,
-        best_epoch=epoch if is_best else state.best_epoch,
-    )
-
-
-def _check_products(config: TrainConfig, part: Part) -> None:
     found = part.products()
     if found[0] < 0 or found[-1] >= config.model.products:
         raise QuaverError(
-            f"training: samples name product {found[-1]}, but the model knows "
+            f"training: {name} samples name product {found[-1]}, but the model knows "
             f"{config.model.products} products"
         )
+
+
+def _check_same_config(known: TrainConfig, given: TrainConfig, directory: Path) -> None:
+    """Raise a QuaverError unless a run of `known` may go on as one of `given`.
+
+    Epochs may be added, but not where the learning rate depends on how many there are.
+    """
+    free = () if given.schedule in ("cosine", "one_cycle") else ("epochs",)
+    differing = [
+        field
+        for field in given.__struct_fields__
+        if field not in free and getattr(known, field) != getattr(given, field)
+    ]
+    if not differing:
+        return
+    raise QuaverError(
+        f"training: the checkpoint in {directory} is of another configuration "
+        f"({', '.join(differing)} differ); train anew, or with its configuration"
+    )

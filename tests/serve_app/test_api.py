@@ -306,5 +306,10 @@ def test_what_does_not_fit_the_model_is_an_error_before_anything_starts() -> Non
         build_app(bce, ExecutionConfig(products=("BTC-USD", "DOGE-USD")))
     with pytest.raises(QuaverError, match="not trained for SOL-USD"):
         build_app(model_file(trained=PRODUCTS[:2]), ExecutionConfig(products=PRODUCTS))
-    with pytest.raises(QuaverError, match="min_edge_bps"):
-        build_app(bce, ExecutionConfig(trader=TraderConfig(min_edge_bps=1.0)))
+    for objective in ("bce", "cross_entropy", "decision"):
+        logits = model_file(objective=objective)
+        with pytest.raises(QuaverError, match=f"trained with {objective} .* leave trader.min_edge"):
+            build_app(logits, ExecutionConfig(trader=TraderConfig(min_edge_bps=1.0)))
+    build_app(
+        model_file(objective="advantage"), ExecutionConfig(trader=TraderConfig(min_edge_bps=1.0))
+    )

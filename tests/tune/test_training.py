@@ -28,6 +28,23 @@ def _model(state):
     return model
 
 
+def assert_equal_states(found, expected) -> None:
+    """Compare all of two states, weights and the optimiser's tensors bit for bit."""
+    left, right = (state_bytes(state) for state in (found, expected))
+    assert left == right
+
+
+def state_bytes(state) -> list[tuple[str, object]]:
+    def flat(path: str, value):
+        if isinstance(value, dict):
+            return [item for key in value for item in flat(f"{path}.{key}", value[key])]
+        if isinstance(value, list | tuple):
+            return [item for key, one in enumerate(value) for item in flat(f"{path}.{key}", one)]
+        return [(path, value.numpy().tobytes() if isinstance(value, torch.Tensor) else value)]
+
+    return flat("state", vars(state))
+
+
 @pytest.mark.parametrize("objective", ["mse", "bce"])
 def test_learns_a_planted_signal(make_samples, small, objective) -> None:
     train_samples, held_out = make_samples(3000, seed=1), make_samples(1000, seed=2)
@@ -98,6 +115,53 @@ def test_resume_is_bit_identical(make_samples, small, tmp_path: Path) -> None:
         for name, tensor in whole.weights.items():
             assert torch.equal(resumed.weights[name], tensor), name
             assert torch.equal(resumed.best_weights[name], whole.best_weights[name]), name
+
+
+def test_a_run_asked_to_stop_goes_on_from_that_batch(make_samples, small, tmp_path: Path) -> None:
+    parts = make_samples(700), make_samples(300, seed=3)  # Six batches an epoch.
+    whole: list = []
+    undisturbed = train(*parts, small, on_epoch=lambda metrics, _: whole.append(metrics))
+    seen: list = []
+    resume_from = None
+    for batches in (1, 4, 9, 2):  # Asked nine times, it stops while validating.
+        asked = iter([False] * (batches - 1) + [True])
+        state = train(
+            *parts,
+            small,
+            resume_from=resume_from,
+            on_epoch=lambda metrics, _: seen.append(metrics),
+            should_stop=lambda asked=asked: next(asked),
+        )
+        assert next(asked, None) is None
+        assert not state.is_finished
+        save_state(state, tmp_path)
+        resume_from = tmp_path
+    assert (state.epoch, state.batch) == (2, 1)
+    resumed = train(
+        *parts, small, resume_from=tmp_path, on_epoch=lambda metrics, _: seen.append(metrics)
+    )
+    assert resumed.is_finished
+    assert seen == whole
+    assert_equal_states(resumed, undisturbed)
+
+
+def test_a_stop_during_validation_validates_anew(
+    make_samples, small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training.evaluate, "BATCH", 100)
+    parts = make_samples(700), make_samples(300, seed=3)
+    whole: list = []
+    undisturbed = train(*parts, small, on_epoch=lambda metrics, _: whole.append(metrics))
+    asked = iter([False] * 7 + [True])  # Six batches of train, the second of validation.
+    state = train(*parts, small, should_stop=lambda: next(asked))
+    assert (state.epoch, state.batch, state.rows) == (0, 6, 700)
+    save_state(state, tmp_path)
+    seen: list = []
+    resumed = train(
+        *parts, small, resume_from=tmp_path, on_epoch=lambda metrics, _: seen.append(metrics)
+    )
+    assert seen == whole
+    assert_equal_states(resumed, undisturbed)
 
 
 def test_best_epoch_is_the_one_with_the_most_value(make_samples, small, tmp_path: Path) -> None:
