@@ -29,7 +29,8 @@ from market.features import Features
 from market.products import UNIVERSE
 from tune import objectives
 from tune.config import TrainConfig
-from tune.models import SeedModel, build
+from tune.models import build
+from tune.scaled import ScaledModel
 from tune.training import features_of
 
 FILES, ROWS = 50, 20_000  # As many files as products, each about a day.
@@ -118,7 +119,7 @@ def _from_disk(part: Part) -> Iterable[Batch]:
         yield features_of(batch), objectives.targets(CONFIG.objective, batch.label)
 
 
-def _train(model: SeedModel, batches: Iterable[Batch]) -> None:
+def _train(model: ScaledModel, batches: Iterable[Batch]) -> None:
     optimiser = torch.optim.AdamW(model.parameters(), lr=CONFIG.learning_rate, fused=True)
     for features, wanted in batches:
         optimiser.zero_grad(set_to_none=True)

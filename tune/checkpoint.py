@@ -24,8 +24,9 @@ from torch import Tensor
 from datasets.recipe import Recipe
 from market.errors import QuaverError
 from tune.config import TrainConfig
-from tune.models import ModelConfig, SeedModel, build
+from tune.models import ModelConfig, build
 from tune.objectives import Objective
+from tune.scaled import ScaledModel
 
 STATE_FILE = "state.pt"
 MODEL_FILE = "model.safetensors"
@@ -126,7 +127,7 @@ def export(weights: dict[str, Tensor], meta: ModelMeta) -> bytes:
 
 def load_model(
     source: Path | bytes, *, products: Sequence[str] | None = None
-) -> tuple[SeedModel, ModelMeta]:
+) -> tuple[ScaledModel, ModelMeta]:
     """Return the model of a model file, ready to predict, and what its header says.
 
     QuaverError where the file is missing or damaged, where its features are of another version, or

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from market.errors import QuaverError
-from tune.models import ModelConfig, Positive, SeedConfig
+from tune.models import ModelConfig, SeedConfig
 from tune.objectives import Objective
+from tune.scaled import Positive
 
 OptimiserName = Literal["adam", "adamw", "sgd", "muon"]
 ScheduleName = Literal["constant", "cosine", "one_cycle", "plateau"]

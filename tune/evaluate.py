@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from datasets.samples import Samples
 from market.actions import Action
 from market.labels import advantage, optimal
-from tune.models import SeedModel
+from tune.scaled import ScaledModel
 
 BATCH = 8192  # Samples per pass where nothing is learnt; it bounds memory.
 
@@ -46,7 +46,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     no_op: Baseline
 
 
-def predict(model: SeedModel, samples: Samples) -> Floats:
+def predict(model: ScaledModel, samples: Samples) -> Floats:
     """Return the model's outputs for every sample, f8[n, 5]."""
     parts = [np.empty((0, len(Action)))]
     model.eval()

@@ -23,7 +23,8 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _samples(n: int = 2000, seed: int = 0, noise_bps: float = 0.5) -> Samples:
+def planted(n: int = 2000, seed: int = 0, noise_bps: float = 0.5) -> Samples:
+    """Return samples whose first buckets say which side pays, but for some noise."""
     rng = np.random.default_rng(seed)
     beat = np.sort(rng.permutation(2 * n)[:n]).astype(np.int64)
     medians = 50_000 * np.exp(np.cumsum(rng.normal(0, 2e-4, (n, 10)), axis=1))
@@ -38,7 +39,7 @@ def _samples(n: int = 2000, seed: int = 0, noise_bps: float = 0.5) -> Samples:
 @pytest.fixture
 def make_samples() -> SampleMaker:
     """Return `make_samples(n, seed, noise_bps) -> Samples`."""
-    return _samples
+    return planted
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import torch
 
 from tune import objectives
 from tune.config import TrainConfig
-from tune.models import SeedConfig, SeedModel, build, log_ratios
+from tune.models import SeedConfig, SeedModel, build
+from tune.scaled import log_ratios
 
 
 def _tensors(samples) -> list[torch.Tensor]:
