@@ -15,12 +15,13 @@ from datasets.samples import Samples
 from market.actions import Fees
 from market.events import ASK, BID, EVENT, Kind, mark
 from market.features import features
-from market.labels import labels
+from market.labels import advantage, labels
 from market.products import Product, product_index
 from market.windows import BEAT_NS, WindowBuilder
 from sim.flow import FlowConfig, FlowMarket
 
 START_BEAT = 441_892_800  # 2026-01-05
+RULE_BINS = 40
 
 Floats = NDArray[np.float64]
 
@@ -45,7 +46,7 @@ def planted(products: Sequence[Product], config: FlowConfig, beats: int, fees: F
     builders = [WindowBuilder() for _ in products]
     for index, builder in enumerate(builders):
         builder.feed(_opening(market, index, start_ns))
-    windows = [[] for _ in products]
+    windows: list[list[NDArray[np.void]]] = [[] for _ in products]
     drifts = np.empty((len(products), beats))
     for next_ns in range(start_ns + market.tick_ns, start_ns + beats * BEAT_NS + 1, market.tick_ns):
         market.advance(next_ns - 1)
@@ -59,14 +60,28 @@ def planted(products: Sequence[Product], config: FlowConfig, beats: int, fees: F
         for one, found, drift in zip(products, windows, drifts, strict=True)
     ]
     return Planted(
-        Samples(
+        samples=Samples(
             **{
                 column.name: np.concatenate([getattr(part, column.name) for part, _ in made])
                 for column in fields(Samples)
             }
         ),
-        np.concatenate([drift for _, drift in made]),
+        drift=np.concatenate([drift for _, drift in made]),
     )
+
+
+def planted_rule(found: Planted, train: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return what a rule that knows the hidden drift when a beat ends chooses there, [n].
+
+    It takes the action that earned most over NO_OP, by the labels of `train` (bool[n], labelled
+    rows), at a drift like this one: the drifts of train are cut into RULE_BINS of as many samples.
+    Labels of other rows, and whatever else of the future, it does not know.
+    """
+    edges = np.quantile(found.drift[train], np.linspace(0, 1, RULE_BINS + 1)[1:-1])
+    bins = np.searchsorted(edges, found.drift)
+    gains = advantage(found.samples.label[train])
+    best = [gains[bins[train] == each].mean(axis=0).argmax() for each in range(RULE_BINS)]
+    return np.array(best)[bins]
 
 
 def _samples(
