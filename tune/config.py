@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from market.errors import QuaverError
+from tune.boosted import OBJECTIVES, BoostedConfig
 from tune.models import ModelConfig, SeedConfig
 from tune.objectives import Objective
 from tune.scaled import Positive
@@ -70,10 +71,14 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     seed: Annotated[int, msgspec.Meta(ge=0, description="of weights and batch order")] = 0
 
     def __post_init__(self) -> None:
-        """Refuse a warm-up that never ends."""
+        """Refuse a warm-up that never ends, and an objective that trees cannot be grown for."""
         if self.warm_up_epochs >= self.epochs:
             raise ValueError(
                 f"warm_up_epochs ({self.warm_up_epochs}) must be less than epochs ({self.epochs})"
+            )
+        if isinstance(self.model, BoostedConfig) and self.objective not in OBJECTIVES:
+            raise ValueError(
+                f"the model boosted has no objective {self.objective}, but {', '.join(OBJECTIVES)}"
             )
 
 

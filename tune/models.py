@@ -6,12 +6,13 @@ from typing import Any, get_args
 import msgspec
 
 from market.errors import QuaverError
+from tune.boosted import BoostedConfig, BoostedModel
 from tune.plain import LinearConfig, LinearModel, MlpConfig, MlpModel
 from tune.scaled import ScaledModel, SizesOfAny
 from tune.sections import SeedConfig, SeedModel, TcnConfig, TcnModel
 from tune.transformer import TransformerConfig, TransformerModel
 
-ModelConfig = SeedConfig | TransformerConfig | TcnConfig | MlpConfig | LinearConfig
+ModelConfig = SeedConfig | TransformerConfig | TcnConfig | MlpConfig | LinearConfig | BoostedConfig
 
 MODELS: dict[str, type[ScaledModel]] = {
     "seed": SeedModel,
@@ -19,6 +20,7 @@ MODELS: dict[str, type[ScaledModel]] = {
     "tcn": TcnModel,
     "mlp": MlpModel,
     "linear": LinearModel,
+    "boosted": BoostedModel,
 }
 CONFIGS: dict[str, type[SizesOfAny]] = {
     str(config.__struct_config__.tag): config for config in get_args(ModelConfig)

@@ -18,11 +18,13 @@ from datasets.batches import Batches, Part
 from datasets.samples import Samples
 from market.errors import QuaverError
 from tune import evaluate, objectives
+from tune.boosted import BoostedModel, Draws, Grower
 from tune.checkpoint import TrainState, git_commit, load_state
 from tune.config import TrainConfig
-from tune.models import SeedModel, build
+from tune.models import build
 from tune.optimisers import Stepper
 from tune.run_folder import digest
+from tune.scaled import ScaledModel
 
 
 class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,11 +101,16 @@ class _Run:
         self._config = config
         self._should_stop = should_stop
         self._batches = Batches(train_part, config.batch_size, config.seed)
+        self._stepper: Stepper | Grower
         self._validation = validation_part
         self._model = build(config.model, train_part.samples.signals.shape[1])
         _fit_scaling(self._model, Batches(train_part, SCALING_ROWS, config.seed), config)
-        epoch_batches = math.ceil(len(train_part) / config.batch_size)
-        self._stepper = Stepper(self._model, config, epoch_batches)
+        if isinstance(self._model, BoostedModel):
+            self._batches = Draws(train_part, self._model.config.rows, config.seed)
+            self._stepper = Grower(self._model, config.objective, config.seed)
+        else:
+            epoch_batches = math.ceil(len(train_part) / config.batch_size)
+            self._stepper = Stepper(self._model, config, epoch_batches)
         self._data_sha256 = digest(train_part, validation_part)
         self._epoch = self._batch = 0
         self._loss_sum = self._norm_sum = 0.0
@@ -188,10 +195,15 @@ class _Run:
         """Train on what is left of the epoch; false if it was asked to stop."""
         self._model.train()
         for batch in self._batches.epoch(epoch, self._batch):
-            self._stepper.zero_grad()
-            loss, _ = self._loss(batch)
-            loss.backward()
-            self._norm_sum += self._stepper.step() * len(batch)
+            if isinstance(self._stepper, Grower):
+                wanted = objectives.targets(self._config.objective, batch.label)
+                self._stepper.grow(features_of(batch), wanted)
+                loss, _ = self._loss(batch)
+            else:
+                self._stepper.zero_grad()
+                loss, _ = self._loss(batch)
+                loss.backward()
+                self._norm_sum += self._stepper.step() * len(batch)
             self._loss_sum += float(loss.detach()) * len(batch)
             self._rows += len(batch)
             self._batch += 1
@@ -227,7 +239,7 @@ class _Run:
         return objectives.loss(objective, outputs, wanted, self._model.output_scale), outputs
 
 
-def _fit_scaling(model: SeedModel, batches: Batches, config: TrainConfig) -> None:
+def _fit_scaling(model: ScaledModel, batches: Batches, config: TrainConfig) -> None:
     samples = next(batches.epoch(0))  # Training begins with epoch 1.
     scaling = objectives.output_scaling(config.objective, samples.label)
     model.fit_scaling(*features_of(samples)[:4], *scaling)
@@ -280,6 +292,6 @@ def _check_same_config(known: TrainConfig, given: TrainConfig, directory: Path) 
     if not differing:
         return
     raise QuaverError(
-        f"training: the checkpoint in {directory} is of another configuration "
-        f"({', '.join(differing)} differ); train anew, or with its configuration"
+        f"training: the checkpoint in {directory} is of another configuration: other "
+        f"{', '.join(differing)}; train anew, or with its configuration"
     )

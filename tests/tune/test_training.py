@@ -1,5 +1,8 @@
 """Training learns, is deterministic, and resumes as if nothing had happened."""
 
+import dataclasses
+import re
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +17,10 @@ from market.errors import QuaverError
 from tune import training
 from tune.baselines import majority
 from tune.checkpoint import load_state, save_state
+from tune.config import OptimiserName, ScheduleName
 from tune.evaluate import evaluate, predict
 from tune.models import build
+from tune.objectives import Objective
 
 
 def train(train_samples, validation_samples, config, **options):
@@ -46,7 +51,7 @@ def state_bytes(state) -> list[tuple[str, object]]:
     return flat("state", vars(state))
 
 
-@pytest.mark.parametrize("objective", ["mse", "bce"])
+@pytest.mark.parametrize("objective", typing.get_args(Objective))
 def test_learns_a_planted_signal(make_samples, small, objective) -> None:
     train_samples, held_out = make_samples(3000, seed=1), make_samples(1000, seed=2)
     config = msgspec.structs.replace(small, objective=objective, epochs=6)
@@ -118,6 +123,54 @@ def test_resume_is_bit_identical(make_samples, small, tmp_path: Path) -> None:
         for name, tensor in whole.weights.items():
             assert torch.equal(resumed.weights[name], tensor), name
             assert torch.equal(resumed.best_weights[name], whole.best_weights[name]), name
+
+
+@pytest.mark.parametrize("optimiser", typing.get_args(OptimiserName))
+@pytest.mark.parametrize("schedule", typing.get_args(ScheduleName))
+def test_every_optimiser_and_schedule_resumes_bit_for_bit(
+    make_samples, small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser, schedule
+) -> None:
+    monkeypatch.setattr(training, "build", _with_dropout)  # Which draws from the generator.
+    config = msgspec.structs.replace(
+        small,
+        optimiser=optimiser,
+        schedule=schedule,
+        warm_up_epochs=0.5,
+        plateau_epochs=1,
+        gradient_clip=0.5,
+        batch_size=64,
+    )
+    parts = make_samples(300), make_samples(100, seed=3)  # Five batches an epoch.
+    whole: list = []
+
+    def keep(metrics, state) -> None:
+        whole.append(metrics)
+        directory = tmp_path / str(metrics.epoch)
+        directory.mkdir()
+        save_state(state, directory)
+
+    undisturbed = train(*parts, config, on_epoch=keep)
+    asked = iter([False] * 7 + [True])
+    stopped = train(*parts, config, should_stop=lambda: next(asked))
+    assert (stopped.epoch, stopped.batch) == (1, 2)
+    (tmp_path / "stopped").mkdir()
+    save_state(stopped, tmp_path / "stopped")
+    for name, done in (("1", 1), ("2", 2), ("stopped", 1)):
+        seen: list = []
+        resumed = train(
+            *parts,
+            config,
+            resume_from=tmp_path / name,
+            on_epoch=lambda metrics, _, into=seen: into.append(metrics),
+        )
+        assert seen == whole[done:]
+        assert_equal_states(resumed, undisturbed)
+
+
+def _with_dropout(*args):
+    model = build(*args)
+    model.interaction.append(torch.nn.Dropout(0.3))
+    return model
 
 
 def test_a_run_asked_to_stop_goes_on_from_that_batch(make_samples, small, tmp_path: Path) -> None:
@@ -221,6 +274,122 @@ def test_training_leaves_the_callers_generator_alone(make_samples, small) -> Non
     torch.manual_seed(5)
     train(make_samples(200), make_samples(100), msgspec.structs.replace(small, epochs=1))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_training_ends_when_patience_does_and_resumes_the_same(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(300), make_samples(200, seed=3)
+    config = msgspec.structs.replace(small, epochs=30, learning_rate=0.1)
+    values: list = []
+    train(*parts, config, on_epoch=lambda metrics, _: values.append(metrics.validation_value_bps))
+    best = next(at for at in range(28) if max(values[: at + 3]) == max(values[: at + 1]))
+    # It is the first epoch that two no better ones follow.
+    patient = msgspec.structs.replace(config, patience_epochs=2)
+    seen: list = []
+
+    def keep(metrics, state) -> None:
+        seen.append(metrics)
+        assert metrics.is_last == state.is_finished
+        directory = tmp_path / str(metrics.epoch)
+        directory.mkdir()
+        save_state(state, directory)
+
+    state = train(*parts, patient, on_epoch=keep)
+    assert (state.epoch, state.best_epoch) == (best + 3, best + 1)
+    assert state.is_finished
+    assert [metrics.is_last for metrics in seen] == [False] * (best + 2) + [True]
+    assert [metrics.validation_value_bps for metrics in seen] == values[: best + 3]
+    for epoch in (1, best + 3):
+        resumed = train(*parts, patient, resume_from=tmp_path / str(epoch))
+        assert_equal_states(resumed, state)
+
+
+def test_learning_rate_and_gradient_norm_are_told(make_samples, small) -> None:
+    parts = make_samples(300), make_samples(200, seed=3)
+    seen: list = []
+    config = msgspec.structs.replace(small, schedule="cosine", epochs=2, optimiser="sgd")
+    train(*parts, config, on_epoch=lambda metrics, _: seen.append(metrics))
+    assert [metrics.learning_rate for metrics in seen] == pytest.approx([5e-3, 0.0])
+    # A step in the direction of the gradient lowers the loss by about rate times norm squared.
+    assert all(0.01 < metrics.gradient_norm < 10 for metrics in seen)
+    one_step = msgspec.structs.replace(
+        small, batch_size=300, epochs=1, optimiser="sgd", momentum=0.0, weight_decay=0.0
+    )
+    one: list = []
+    after = train(*parts, one_step, on_epoch=lambda metrics, _: one.append(metrics))
+    torch.manual_seed(one_step.seed)
+    before = build(one_step.model, 0).state_dict()
+    moved = [(after.weights[name] - before[name]).flatten() for name in _learnt(before)]
+    length = float(torch.cat(moved).norm()) / one_step.learning_rate
+    assert one[0].gradient_norm == pytest.approx(length, rel=1e-3)
+
+
+def _learnt(weights) -> list[str]:
+    return [name for name in weights if not name.endswith(("_mean", "_scale"))]
+
+
+def test_a_checkpoint_of_other_samples_products_or_features_is_refused(
+    make_samples, small, tmp_path: Path
+) -> None:
+    samples, validation = make_samples(200), make_samples(100, seed=3)
+    config = msgspec.structs.replace(small, epochs=1)
+    save_state(train(samples, validation, config), tmp_path)
+    labels, products, features = (make_samples(200) for _ in range(3))
+    labels.label[7, 3] += 1e-9
+    products.product[7] = (products.product[7] + 1) % 3
+    features.bids[:] = features.asks
+    wider = dataclasses.replace(make_samples(200), signals=np.ones((200, 2)))
+    for other in (labels, products, features, wider, make_samples(199)):
+        with pytest.raises(QuaverError, match="of other samples or another split"):
+            train(other, validation, config, resume_from=tmp_path)
+    with pytest.raises(QuaverError, match="of other samples or another split"):
+        train(validation, samples, config, resume_from=tmp_path)
+    more = msgspec.structs.replace(config.model, products=4)
+    with pytest.raises(QuaverError, match="another configuration: other model;"):
+        train(
+            samples,
+            validation,
+            msgspec.structs.replace(config, model=more),
+            resume_from=tmp_path,
+        )
+    assert train(samples, validation, config, resume_from=tmp_path).epoch == 1
+
+
+def test_epochs_may_be_added_unless_the_schedule_counts_them(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(200), make_samples(100, seed=3)
+    for schedule in typing.get_args(ScheduleName):
+        config = msgspec.structs.replace(small, schedule=schedule, epochs=2)
+        save_state(train(*parts, config), tmp_path)
+        longer = msgspec.structs.replace(config, epochs=3)
+        if schedule in ("cosine", "one_cycle"):
+            with pytest.raises(QuaverError, match="another configuration: other epochs;"):
+                train(*parts, longer, resume_from=tmp_path)
+        else:
+            resumed = train(*parts, longer, resume_from=tmp_path)
+            assert_equal_states(resumed, train(*parts, longer))
+
+
+def test_labels_that_are_no_numbers_are_refused_before_training(make_samples, small) -> None:
+    def told(*_) -> bool:
+        raise AssertionError("training began")
+
+    good = Part.of(make_samples(200))
+    for value in (np.nan, np.inf):
+        samples = make_samples(200)
+        samples.label[[5, 6], 2] = value
+        bad = Part(samples, np.arange(200))
+        for parts, name in (((bad, good), "train"), ((good, bad), "validation")):
+            with pytest.raises(QuaverError, match=f"2 of 200 {name} samples have labels that are"):
+                training.train(*parts, small, should_stop=told)
+
+
+def test_a_state_names_the_commit_of_the_program(make_samples, small) -> None:
+    parts = make_samples(200), make_samples(100, seed=3)
+    found = train(*parts, msgspec.structs.replace(small, epochs=1)).git_commit
+    assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", found)
 
 
 def test_refusals(make_samples, small, tmp_path: Path) -> None:

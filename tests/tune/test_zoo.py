@@ -122,7 +122,9 @@ def test_seed_decides(name: str) -> None:
         for seed in (1, 1, 2)
     )
     assert all(torch.equal(first[key], again[key]) for key in first)
-    assert not all(torch.equal(first[key], other[key]) for key in first)
+    # Trees are grown on all of so few samples, whatever the order.
+    is_same = all(torch.equal(first[key], other[key]) for key in first)
+    assert is_same != MODELS[name].has_gradient
 
 
 @every_model
