@@ -37,7 +37,7 @@ COINS = ("STRK-USD", "CRV-USD", "ALGO-USD")  # The quietest, so the quickest to 
 MARKET = FlowConfig(tick_s=4.0, trend_bps=0.0, reversion_s=1e9, drift_time_s=300.0, book_tilt=2.0)
 TRAINING = TrainConfig(objective="advantage", epochs=10)
 SPLIT = (0.5, 0.1, 0.4)
-EDGES_BPS, SEEDS, HOURS = (0.0, 10.0, 20.0, 40.0), (1, 2, 3), 24.0
+EDGES_BPS, SEEDS, HOURS = (0.0, 10.0, 20.0, 40.0), (1, 2, 3), 12.0
 _BEATS_PER_HOUR = 3_600_000_000_000 // BEAT_NS
 
 
