@@ -25,7 +25,7 @@ from market.products import product
 from market.windows import BEAT_NS
 from sim.flow import FlowConfig
 from sim.planted import Planted, planted, planted_rule
-from tune.bootstrap import Interval, block_bootstrap, per_beat, ratio_bootstrap
+from tune.bootstrap import Interval, decision_bootstrap
 from tune.config import TrainConfig
 from tune.evaluate import choices, predict
 from tune.models import CONFIGS, build
@@ -51,7 +51,7 @@ class Job(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What a model makes of the test part; per beat, the mean of the products."""
+    """What a model makes of the test part."""
 
     model: str
     value_bps: Interval | None  # Over NO_OP.
@@ -82,7 +82,7 @@ def measure(job: Job) -> Outcome:
         job=job,
         samples=int(test.sum()),
         oracle_bps=float(advantage(found.samples.label[test]).max(axis=1).mean()),
-        rule_bps=block_bootstrap(rule),
+        rule_bps=decision_bootstrap(rule, found.samples.beat[test]),
         models=[_trained(name, job.seed, found, splits, test, rule) for name in job.models],
     )
 
@@ -126,11 +126,11 @@ def _trained(
     model = build(config.model, 0)
     model.load_state_dict(state.best_weights)
     chosen = choices(predict(model, found.samples.select(test)))
-    gains = _gains(found, test, chosen)
+    gains, beats = _gains(found, test, chosen), found.samples.beat[test]
     return Trained(
         model=name,
-        value_bps=block_bootstrap(gains),
-        of_rule=ratio_bootstrap(gains, rule),
+        value_bps=decision_bootstrap(gains, beats),
+        of_rule=decision_bootstrap(gains, beats, rule),
         acts=float((chosen != Action.NO_OP).mean()),
     )
 
@@ -138,9 +138,8 @@ def _trained(
 def _gains(
     found: Planted, test: NDArray[np.bool_], chosen: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """What choices (i8[n], of the rows of test) earn over NO_OP, bp per beat."""
-    gains = advantage(found.samples.label[test])[np.arange(len(chosen)), chosen]
-    return per_beat(gains, found.samples.beat[test])
+    """What choices on the rows of test earn over NO_OP, bp, [n] as they are."""
+    return advantage(found.samples.label[test])[np.arange(len(chosen)), chosen]
 
 
 def _shown(interval: Interval | None, times: float = 1.0, unit: str = "") -> str:

@@ -26,11 +26,22 @@ from sim.report import (
     render,
     verdict,
 )
+from tune.bootstrap import Interval
 from tune.evaluate import Baseline, Evaluation
+from tune.looks import Looks
+from tune.scoring import GroupScore
 
 PRODUCTS = {name: product(name) for name in ("BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD")}
 FIRST_BEAT = 446_566_500  # 2026-08-09 09:00 UTC
 BEATS = 1100
+GROUP = GroupScore(
+    samples=918,
+    accuracy=0.43,
+    majority_accuracy=0.39,
+    value_bps=0.5,
+    value_interval=Interval(0.5, -0.125, 1.25, 12),
+    oracle_bps=4.8,
+)
 START_TICKS = (9_000_000, 310_000, 14_000, 21_000)
 
 
@@ -122,13 +133,12 @@ def made_up(backtest: Comparison | None) -> ReportData:
                 windows=BEATS,
                 valid_windows=BEATS - 1,
                 samples=993,
-                accuracy=0.43,
-                majority_accuracy=0.39,
-                value_bps=0.5,
-                oracle_bps=4.8,
+                score=GROUP,
             )
             for name in PRODUCTS
         ],
+        days={"2026-08-09": GROUP},
+        looks=Looks(models=1, of_this_sweep=1, number=1),
     )
 
 
