@@ -7,7 +7,7 @@ are judged on its last, beside the rule that knows the drift itself. `python -m 
 
 import argparse
 import multiprocessing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ COINS = ("STRK-USD", "CRV-USD", "ALGO-USD")  # The quietest, so the quickest to 
 MARKET = FlowConfig(tick_s=4.0, trend_bps=0.0, reversion_s=1e9, drift_time_s=300.0, book_tilt=2.0)
 TRAINING = TrainConfig(objective="advantage", epochs=10)
 SPLIT = (0.5, 0.1, 0.4)
-EDGES_BPS, SEEDS, HOURS = (0.0, 10.0, 20.0, 40.0), (1, 2, 3), 12.0
+EDGES_BPS, SEEDS, HOURS = (0.0, 20.0), (1, 2, 3), 8.0
 _BEATS_PER_HOUR = 3_600_000_000_000 // BEAT_NS
 
 
@@ -87,29 +87,36 @@ def measure(job: Job) -> Outcome:
     )
 
 
-def measure_all(jobs: Iterable[Job], processes: int = 2) -> list[Outcome]:
-    """Measure each in a process of its own, so many at a time."""
+def measure_all(jobs: Iterable[Job], processes: int = 2) -> Iterator[Outcome]:
+    """Measure so many at a time, each in a process of its own; yield them in order."""
     spawn = multiprocessing.get_context("spawn")  # Torch's threads do not outlive a fork.
     with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-        return list(pool.map(measure, jobs))
+        yield from pool.map(measure, jobs)
 
 
 def table_of(outcomes: list[Outcome]) -> str:
     """Return the outcomes as a Markdown table, a row per market and model."""
-    lines = [
-        "| edge, bp | seed | model | value over NO_OP, bp | share of the planted rule's | acts |",
-        "| ---: | ---: | --- | --- | --- | ---: |",
-    ]
-    for outcome in outcomes:
-        start = f"| {outcome.job.edge_bps:g} | {outcome.job.seed} |"
-        lines.append(f"{start} *oracle* | {outcome.oracle_bps:.3f} | | |")
-        lines.append(f"{start} *planted rule* | {_shown(outcome.rule_bps)} | | |")
-        lines += [
+    return "\n".join(
+        [
+            "| edge, bp | seed | model | value over NO_OP, bp | share of the planted rule's | acts |",
+            "| ---: | ---: | --- | --- | --- | ---: |",
+            *(row for outcome in outcomes for row in rows_of(outcome)),
+        ]
+    )
+
+
+def rows_of(outcome: Outcome) -> list[str]:
+    """Return the rows of one market."""
+    start = f"| {outcome.job.edge_bps:g} | {outcome.job.seed} |"
+    return [
+        f"{start} *oracle* | {outcome.oracle_bps:.3f} | | |",
+        f"{start} *planted rule* | {_shown(outcome.rule_bps)} | | |",
+        *(
             f"{start} {one.model} | {_shown(one.value_bps)} | {_shown(one.of_rule, 100, ' %')} | "
             f"{one.acts:.0%} |"
             for one in outcome.models
-        ]
-    return "\n".join(lines)
+        ),
+    ]
 
 
 def _trained(
@@ -151,23 +158,25 @@ def _shown(interval: Interval | None, times: float = 1.0, unit: str = "") -> str
 
 
 def main() -> None:
-    """Measure all markets, print the table and write it."""
+    """Measure all markets, print each when it is done, and write the table."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--hours", type=float, default=HOURS, help="of each market")
     options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options.add_argument("--edges", type=float, nargs="+", default=EDGES_BPS, help="in bp")
     options.add_argument("--models", nargs="+", default=tuple(CONFIGS), choices=tuple(CONFIGS))
     options.add_argument("--processes", type=int, default=2)
-    options.add_argument("--no-page", action="store_true", help="print the table, write nothing")
+    options.add_argument("--no-page", action="store_true", help="print alone")
     given = options.parse_args()
     jobs = [
         Job(edge, seed, given.hours, tuple(given.models))
         for edge in given.edges
         for seed in given.seeds
     ]
-    outcomes = measure_all(jobs, given.processes)
+    outcomes = []
+    for outcome in measure_all(jobs, given.processes):
+        print("\n".join(rows_of(outcome)), flush=True)  # noqa: T201
+        outcomes.append(outcome)
     table = f"{where()} {given.hours:g} hours of each market.\n\n{table_of(outcomes)}"
-    print(table)  # noqa: T201
     if not given.no_page:
         PAGE.write_text(replaced(PAGE.read_text("utf-8"), table), "utf-8")
 
