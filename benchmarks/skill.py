@@ -25,6 +25,7 @@ from market.products import product
 from market.windows import BEAT_NS
 from sim.flow import FlowConfig
 from sim.planted import Planted, planted, planted_rule
+from tune.baselines import FITTED
 from tune.bootstrap import Interval, decision_bootstrap
 from tune.config import TrainConfig
 from tune.evaluate import choices, predict
@@ -98,7 +99,7 @@ def table_of(outcomes: list[Outcome]) -> str:
     """Return the outcomes as a Markdown table, a row per market and model."""
     return "\n".join(
         [
-            "| edge, bp | seed | model | value over NO_OP, bp | share of the planted rule's | acts |",
+            "| edge, bp | seed | model | value over NO_OP, bp | share of the rule's | acts |",
             "| ---: | ---: | --- | --- | --- | ---: |",
             *(row for outcome in outcomes for row in rows_of(outcome)),
         ]
@@ -127,7 +128,8 @@ def _trained(
     test: NDArray[np.bool_],
     rule: NDArray[np.float64],
 ) -> Trained:
-    config = msgspec.structs.replace(TRAINING, model=CONFIGS[name](), seed=seed)
+    config = FITTED.get(name, TRAINING)
+    config = msgspec.structs.replace(config, model=CONFIGS[name](), seed=seed)
     parts = (Part.of(found.samples, splits[part]) for part in ("train", "validation"))
     state = train(*parts, config)
     model = build(config.model, 0)
