@@ -40,9 +40,10 @@ def persistence(part: Part, horizon: int) -> Ints:
     """Return what was best a horizon ago, for every row of `part`, [n].
 
     A label of beat k - horizon reads windows up to beat k and none after it, so it is known in full
-    when beat k ends, and no newer one is. The choice at k is its best action, the first of equals;
-    NO_OP where that beat of the product has no label. Samples must be in order of product and beat,
-    as a root's are; the label may be of a row outside of the part.
+    when beat k ends, and no newer one is. The choice at k is the action that was optimal then: of
+    several NO_OP, else the first; NO_OP too where that beat of the product has no label. Samples
+    must be in order of product and beat, as a root's are; the label may be of a row outside of the
+    part.
     """
     samples, chosen = part.samples, np.full(len(part), int(Action.NO_OP))
     for product in part.products():
@@ -52,8 +53,9 @@ def persistence(part: Part, horizon: int) -> Ints:
         wanted = beats[part.rows[mine] - first] - horizon
         at = np.searchsorted(beats, wanted)
         label = samples.label[first + at]
-        known = (beats[at] == wanted) & ~np.isnan(label).any(axis=1)
-        chosen[mine] = np.where(known, label.argmax(axis=1), Action.NO_OP)
+        best = optimal(label)  # None, where a label is not known.
+        acts = (beats[at] == wanted) & best.any(axis=1) & ~best[:, Action.NO_OP]
+        chosen[mine] = np.where(acts, best.argmax(axis=1), Action.NO_OP)
     return chosen
 
 
