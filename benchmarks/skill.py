@@ -9,7 +9,7 @@ import argparse
 import multiprocessing
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -30,13 +30,14 @@ from tune.bootstrap import Interval, decision_bootstrap
 from tune.config import TrainConfig
 from tune.evaluate import choices, predict
 from tune.models import CONFIGS, build
+from tune.objectives import Objective
 from tune.training import train
 
 PAGE = ROOT / "docs" / "skill.md"
 COINS = ("STRK-USD", "CRV-USD", "ALGO-USD")  # The quietest, so the quickest to generate.
 # But for the drift, prices are a random walk: nothing else is to be learnt from them.
 MARKET = FlowConfig(tick_s=4.0, trend_bps=0.0, reversion_s=1e9, drift_time_s=300.0, book_tilt=2.0)
-TRAINING = TrainConfig(objective="advantage", epochs=10)
+TRAINING = TrainConfig(epochs=10)  # But for its objective.
 SPLIT = (0.5, 0.1, 0.4)
 EDGES_BPS, SEEDS, HOURS = (0.0, 20.0), (1, 2, 3), 8.0
 _BEATS_PER_HOUR = 3_600_000_000_000 // BEAT_NS
@@ -49,6 +50,7 @@ class Job(NamedTuple):
     seed: int  # Of the market, and of the models' weights.
     hours: float = HOURS
     models: tuple[str, ...] = tuple(CONFIGS)
+    objective: Objective = "advantage"  # Of all but the baselines.
 
 
 class Trained(NamedTuple):
@@ -84,7 +86,7 @@ def measure(job: Job) -> Outcome:
         samples=int(test.sum()),
         oracle_bps=float(advantage(found.samples.label[test]).max(axis=1).mean()),
         rule_bps=decision_bootstrap(rule, found.samples.beat[test]),
-        models=[_trained(name, job.seed, found, splits, test, rule) for name in job.models],
+        models=[_trained(name, job, found, splits, test, rule) for name in job.models],
     )
 
 
@@ -122,14 +124,14 @@ def rows_of(outcome: Outcome) -> list[str]:
 
 def _trained(
     name: str,
-    seed: int,
+    job: Job,
     found: Planted,
     splits: dict[str, NDArray[np.bool_]],
     test: NDArray[np.bool_],
     rule: NDArray[np.float64],
 ) -> Trained:
-    config = FITTED.get(name, TRAINING)
-    config = msgspec.structs.replace(config, model=CONFIGS[name](), seed=seed)
+    usual = msgspec.structs.replace(TRAINING, objective=job.objective)
+    config = msgspec.structs.replace(FITTED.get(name, usual), model=CONFIGS[name](), seed=job.seed)
     parts = (Part.of(found.samples, splits[part]) for part in ("train", "validation"))
     state = train(*parts, config)
     model = build(config.model, 0)
@@ -166,11 +168,12 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     options.add_argument("--edges", type=float, nargs="+", default=EDGES_BPS, help="in bp")
     options.add_argument("--models", nargs="+", default=tuple(CONFIGS), choices=tuple(CONFIGS))
+    options.add_argument("--objective", default="advantage", choices=get_args(Objective))
     options.add_argument("--processes", type=int, default=2)
     options.add_argument("--no-page", action="store_true", help="print alone")
     given = options.parse_args()
     jobs = [
-        Job(edge, seed, given.hours, tuple(given.models))
+        Job(edge, seed, given.hours, tuple(given.models), given.objective)
         for edge in given.edges
         for seed in given.seeds
     ]
