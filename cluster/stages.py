@@ -20,8 +20,10 @@ from actors.store import Store
 from cluster.config import Config
 from cluster.progress import Stage
 from cluster.session import LOCAL
+from datasets.batches import Part
 from datasets.imports import Imported, import_capture
 from datasets.neighbours import check_before, with_nearest
+from datasets.recipe import differences
 from datasets.sample_cache import CachedSamples, OnFile, samples_under
 from datasets.samples import Samples
 from datasets.splits import split_by_time
@@ -34,9 +36,11 @@ from sim.actor import ExchangeActor
 from sim.baselines import compare
 from sim.exchange_config import ExchangeConfig
 from sim.report import Data, ProductScore, ReportData, Sweep, Trial, metrics, render
+from tune.baselines import FITTED, fitted, majority
 from tune.checkpoint import MODEL_FILE, load_model
-from tune.evaluate import evaluate, predict
-from tune.run_folder import Splits, check_unseen, folder
+from tune.looks import look
+from tune.run_folder import Splits, check_unseen, folder, trained_on
+from tune.scoring import score
 from tune.sweep import RESULTS_FILE, SweepProgress, SweepResult, run_sweep
 
 PRODUCT_IDS = tuple(listed.id for listed in UNIVERSE)
@@ -184,56 +188,81 @@ def model_path(store: Store, name: str) -> str:
 
 
 def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
-    """Score the best model of a sweep on the test split, and trade that split with it."""
-    model, _ = load_model(store.read(model_path(store, name)), products=PRODUCT_IDS)
+    """Score the best model of a sweep on validation and test, and trade the test split with it.
+
+    Beside it stand rules that take no skill and baselines trained here, on the same samples. That
+    the model looks at the test split is noted first, see `tune.looks`.
+    """
+    content = store.read(model_path(store, name))
+    model, meta = load_model(content, products=PRODUCT_IDS)
     cached, samples, splits = split_samples(store, config)
+    if meta.recipe != cached.recipe:
+        raise QuaverError(
+            f"the model of sweep {name} was trained on other samples: "
+            f"{differences(meta.recipe, cached.recipe)}; sweep again, under another name"
+        )
     check_unseen(store, name, cached.recipe, samples, splits)
-    test = samples.select(splits["test"])
-    stage.update(1, 4, f"predicting {len(test):,} test samples")
-    values = predict(model, test)
-    labelled = test.labelled
-    train_label = samples.label[splits["train"] & samples.labelled]
-    score = (
-        evaluate(values[labelled], test.label[labelled], train_label) if labelled.any() else None
-    )
-    stage.update(2, 4, "trading the test split")
-    traded = [PRODUCT_IDS[i] for i in sorted(set(test.product.tolist()))]  # As live trading does.
-    windows = {p: _windows_between(store, p, test.beat.min(), test.beat.max() + 1) for p in traded}
-    by_product = {p: test.product == PRODUCT_IDS.index(p) for p in traded}
+    train_part, validation_part = trained_on(samples, splits)
+    test = Part(samples, np.flatnonzero(splits["test"]))
+    if not len(validation_part):
+        raise QuaverError("there is no labelled sample of validation; use a longer recording")
+    others = {}
+    for done, other in enumerate(FITTED, 1):
+        stage.update(done, 6, f"training the baseline {other}")
+        others[other] = fitted(other, train_part, validation_part)
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    looks = look(store, Part.of(samples, splits["test"]), content, name, now)
+    stage.update(3, 6, f"predicting {len(validation_part):,} and {len(test):,} samples")
+    result = msgspec.json.decode(store.read(f"{folder(name)}/{RESULTS_FILE}"), type=SweepResult)
+    best = next(trial for trial in result.trials if trial.name == result.best)
+    softened = float(best.params.get("temperature_bps", config.sweep.train.temperature_bps))
+    action = majority(train_part.column("label"))
+    seen = score(model, meta, validation_part, action, others, softened)
+    scored = score(model, meta, test, action, others, softened)
+    stage.update(4, 6, "trading the test split")
+    beats, of_product = (np.concatenate(list(test.column(c))) for c in ("beat", "product"))
+    traded = {i: PRODUCT_IDS[i] for i in test.products()}  # As live trading does.
+    windows = {p: _windows_between(store, p, beats.min(), beats.max() + 1) for p in traded.values()}
+    by_product = {p: of_product == i for i, p in traded.items()}
     study = compare(
         windows,
-        {p: (test.beat[mine], values[mine]) for p, mine in by_product.items()},
-        {p: product(p) for p in traded},
+        {p: (beats[mine], scored.values[mine]) for p, mine in by_product.items()},
+        {p: product(p) for p in traded.values()},
         config.fees,
         config.trader,
     )
-    stage.update(3, 4, "scoring products")
-    scores = [
-        _product_score(
-            p, windows[p], test.select(by_product[p]), values[by_product[p]], train_label
-        )
-        for p in traded
-    ]
-    stage.update(4, 4, f"{len(test):,} samples, {study.model.orders:,} orders")
-    sources = _sources(store, traded)
+    stage.update(6, 6, f"{len(test):,} samples, {study.model.orders:,} orders")
+    sources = _sources(store, list(traded.values()))
     return ReportData(
         name=name,
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        created=now,
         data=Data(
             source=", ".join(sources),
             simulated=any(source.startswith(SIMULATED) for source in sources),
-            products=traded,
-            first_beat=int(test.beat.min()),
-            last_beat=int(test.beat.max()),
+            products=list(traded.values()),
+            first_beat=int(beats.min()),
+            last_beat=int(beats.max()),
             windows=sum(len(w) for w in windows.values()),
             valid_windows=sum(int(w["valid"].sum()) for w in windows.values()),
             samples=len(test),
-            labelled=int(labelled.sum()),
+            labelled=scored.whole.samples if scored.whole else 0,
         ),
-        score=score,
+        score=scored.whole,
+        validation=seen.whole,
+        looks=looks,
         backtest=study,
-        sweep=_sweep_section(store, name),
-        products=scores,
+        sweep=_sweep_section(result),
+        products=[
+            ProductScore(
+                product=p,
+                windows=len(windows[p]),
+                valid_windows=int(windows[p]["valid"].sum()),
+                samples=int(by_product[p].sum()),
+                score=scored.products.get(i),
+            )
+            for i, p in traded.items()
+        ],
+        days=scored.days,
     )
 
 
@@ -259,29 +288,7 @@ def _sources(store: Store, products: list[str]) -> list[str]:
     return sorted(found) or ["unknown: the raw partitions are gone"]
 
 
-def _product_score(
-    product_id: str,
-    windows: NDArray[np.void],
-    samples: Samples,
-    values: NDArray[np.float64],
-    train_label: NDArray[np.float64],
-) -> ProductScore:
-    known = samples.labelled
-    score = evaluate(values[known], samples.label[known], train_label) if known.any() else None
-    return ProductScore(
-        product=product_id,
-        windows=len(windows),
-        valid_windows=int(windows["valid"].sum()),
-        samples=len(samples),
-        accuracy=score and score.accuracy,
-        majority_accuracy=score and score.majority.accuracy,
-        value_bps=score and score.value_bps,
-        oracle_bps=score and score.oracle_bps,
-    )
-
-
-def _sweep_section(store: Store, name: str) -> Sweep:
-    result = msgspec.json.decode(store.read(f"{folder(name)}/{RESULTS_FILE}"), type=SweepResult)
+def _sweep_section(result: SweepResult) -> Sweep:
     return Sweep(
         metric="validation value captured, bp",
         mode="max",
@@ -317,8 +324,11 @@ def print_summary(report: ReportData, page: str, console: Console) -> None:
         )
         lines.append(
             f"value captured  {score.value_bps:.2f} bp a decision   NO_OP 0, "
-            f"oracle {score.oracle_bps:.2f}"
+            + "".join(f"{name} {each.value_bps:.2f}, " for name, each in score.others.items())
+            + f"oracle {score.oracle_bps:.2f}"
         )
+    if report.looks and report.looks.models > 1:
+        lines.append(f"{report.looks.models} models have looked at this test split by now")
     if study:
         model = study.model
         lines.append(

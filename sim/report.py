@@ -15,8 +15,10 @@ import msgspec
 from market.actions import Action
 from sim.baselines import Comparison
 from sim.plots import BEAT_S, plots, usd
-from tune.bootstrap import BLOCK_BEATS
-from tune.evaluate import Evaluation
+from tune.bootstrap import BLOCK_BEATS, Interval
+from tune.evaluate import Baseline, Evaluation
+from tune.looks import Looks
+from tune.scoring import GroupScore
 
 FEW_BLOCKS = 30  # Fewer make a bootstrap interval too narrow.
 CURVES = ("beats", "equity_usd", "hold_usd", "deposited_usd")
@@ -43,10 +45,7 @@ class ProductScore(msgspec.Struct, frozen=True, kw_only=True):
     windows: int
     valid_windows: int
     samples: int
-    accuracy: float | None = None
-    majority_accuracy: float | None = None
-    value_bps: float | None = None
-    oracle_bps: float | None = None
+    score: GroupScore | None = None
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,11 +88,14 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     created: str
     data: Data
-    score: Evaluation | None = None
+    score: Evaluation | None = None  # On test.
+    validation: Evaluation | None = None
+    looks: Looks | None = None  # At this test split.
     backtest: Comparison | None = None
     sweep: Sweep | None = None
     live: Live | None = None
     products: list[ProductScore] = []
+    days: dict[str, GroupScore] = {}
     notes: list[str] = []
 
 
@@ -140,10 +142,39 @@ def verdict(report: ReportData) -> list[str]:
             f"Its share of right choices is {abs(points):.1f} percentage points {above} that of "
             "the best rule that looks at nothing.",
             f"A decision earns {abs(extra):.2f} bp {more} than under the best such rule.",
+            *_beaten(score),
         ]
     if report.backtest is not None:
         said.append(_earned(report.backtest))
+    if report.looks is not None:
+        said.append(_looked(report.looks))
     return said or ["Nothing was scored and nothing was traded in this run."]
+
+
+def _beaten(score: Evaluation) -> list[str]:
+    """Say how the model stands beside the best of persistence and the trained baselines."""
+    if not score.others:
+        return []
+    name, best = max(score.others.items(), key=lambda each: each[1].value_bps)
+    more = "more" if best.lead_bps >= 0 else "less"
+    said = f"It earns {abs(best.lead_bps):.2f} bp a decision {more} than {name}, the best of "
+    said += f"{', '.join(score.others)}"
+    interval = best.lead_interval
+    if interval is None:
+        return [f"{said}; there are too few beats to tell this from chance."]
+    if interval.low <= 0 <= interval.high:
+        return [f"{said}; this cannot be told from chance (the 95 % interval includes zero)."]
+    return [f"{said}; the 95 % interval does not include zero."]
+
+
+def _looked(looks: Looks) -> str:
+    if looks.models == 1:
+        return "This is the only model that has looked at this test split."
+    return (
+        f"{looks.models} models have looked at this test split by now, {looks.of_this_sweep} of "
+        f"this sweep; this one was number {looks.number}. The more look, the less a good figure "
+        "of one of them says."
+    )
 
 
 def _earned(study: Comparison) -> str:
@@ -182,6 +213,11 @@ def not_shown(report: ReportData) -> list[str]:
         points.append(
             f"That the winner is good: it is the best of {len(report.sweep.trials)} variants, and "
             "the best of many looks better than it is. Its validation score is not evidence."
+        )
+    if report.looks is not None and report.looks.models > 1:
+        points.append(
+            f"An unseen test: {report.looks.models} models were judged on this split, and who "
+            "keeps the best of them has chosen on it."
         )
     if report.backtest is not None:
         interval = report.backtest.significance
@@ -222,10 +258,24 @@ def _or_dash(show: Callable[..., str]) -> Callable[..., str]:
     return lambda value, *args: "\N{EN DASH}" if value is None else show(value, *args)
 
 
+def lines(score: Evaluation) -> dict[str, Baseline]:
+    """Return what a score stands beside, by name, the rules that look at nothing first."""
+    blind = {"majority": score.majority, "random": score.random, "always NO_OP": score.no_op}
+    return blind | score.others
+
+
+def _between(interval: Interval | None, digits: int = 2) -> str:
+    if interval is None:
+        return "too few beats"
+    return f"{_signed(interval.low, digits)} to {_signed(interval.high, digits)}"
+
+
 FILTERS: dict[str, Callable[..., str]] = {
     "usd": _or_dash(usd),
     "signed": _or_dash(_signed),
     "pct": _or_dash(lambda share: f"{100 * share:.1f}\N{NO-BREAK SPACE}%"),
     "count": _or_dash(lambda number: f"{number:,}"),
     "short": _or_dash(_short),
+    "between": _between,
+    "lines": lines,
 }

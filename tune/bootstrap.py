@@ -11,6 +11,8 @@ BLOCK_BEATS = HORIZON_BEATS  # A prediction looks this far ahead: nearer results
 MIN_BLOCKS = 5  # Below this an interval would be a pretence.
 RESAMPLES = 4000
 
+Floats = NDArray[np.float64]
+
 
 class Interval(NamedTuple):
     """A mean with the interval that holds it, in the unit of what was averaged."""
@@ -21,21 +23,48 @@ class Interval(NamedTuple):
     blocks: int
 
 
-def block_bootstrap(
-    gains: NDArray[np.float64], seed: int = 0, coverage: float = 0.95
-) -> Interval | None:
+def block_bootstrap(gains: Floats, seed: int = 0, coverage: float = 0.95) -> Interval | None:
     """Return the mean of `gains` (f8[n], one per beat) and its interval; None below MIN_BLOCKS.
 
     Blocks keep together what one prediction ties together; percentile interval.
+    """
+    return ratio_bootstrap(gains, np.ones(len(gains)), seed, coverage)
+
+
+def ratio_bootstrap(
+    gains: Floats, against: Floats, seed: int = 0, coverage: float = 0.95
+) -> Interval | None:
+    """Return the sum of `gains` as a share of that of `against` (both f8[n], one per beat).
+
+    The same beats are drawn for both. None below MIN_BLOCKS, or where a draw of `against` sums to
+    nothing or less: a share of that means nothing.
     """
     n = len(gains)
     blocks = n // BLOCK_BEATS
     if blocks < MIN_BLOCKS:
         return None
-    totals = np.concatenate([[0.0], np.cumsum(np.concatenate([gains, gains[:BLOCK_BEATS]]))])
-    block_sums = totals[BLOCK_BEATS : BLOCK_BEATS + n] - totals[:n]
     starts = np.random.default_rng(seed).integers(0, n, (RESAMPLES, blocks))
-    means = block_sums[starts].sum(axis=1) / (blocks * BLOCK_BEATS)
+    above, below = (_block_sums(one)[starts].sum(axis=1) for one in (gains, against))
+    if below.min() <= 0:
+        return None
     tail = 50 * (1 - coverage)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return Interval(float(gains.mean()), float(low), float(high), blocks)
+    low, high = np.percentile(above / below, [tail, 100 - tail])
+    return Interval(float(gains.sum() / against.sum()), float(low), float(high), blocks)
+
+
+def decision_bootstrap(
+    gains: Floats, beats: NDArray[np.int64], against: Floats | None = None
+) -> Interval | None:
+    """Return the mean of `gains` (f8[n], one per decision), or their sum as a share of `against`'s.
+
+    `beats` are those of the decisions, in any order. Products move together: what they gain at one
+    beat is drawn as one. Beats without a decision are left out. None as in `ratio_bootstrap`.
+    """
+    _, at = np.unique(beats, return_inverse=True)
+    return ratio_bootstrap(np.bincount(at, gains), np.bincount(at, against).astype(np.float64))
+
+
+def _block_sums(values: Floats) -> Floats:
+    """The sum of the block that starts at each beat, [n]; behind the last beat comes the first."""
+    totals = np.concatenate([[0.0], np.cumsum(np.concatenate([values, values[:BLOCK_BEATS]]))])
+    return totals[BLOCK_BEATS:-1] - totals[: -BLOCK_BEATS - 1]

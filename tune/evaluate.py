@@ -5,14 +5,21 @@ choices says little without the lines of the majority action, of chance and of d
 choice earns is its label less that of NO_OP, beside what the best choice (the oracle) earns.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from datasets.batches import Part
 from datasets.samples import Samples
 from market.actions import Action
 from market.labels import advantage, optimal
+from tune import objectives
+from tune.bootstrap import Interval, decision_bootstrap
+from tune.calibration import Calibration, calibration
+from tune.objectives import Objective
 from tune.scaled import ScaledModel
 
 BATCH = 8192  # Samples per pass where nothing is learnt; it bounds memory.
@@ -22,10 +29,16 @@ Ints = NDArray[np.int64]
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
-    """Accuracy and value per decision of a rule that looks at nothing."""
+    """What another rule or model comes to on the same samples, and how much more the model earns.
+
+    Intervals are of 95 %, None where there are too few beats.
+    """
 
     accuracy: float
     value_bps: float
+    value_interval: Interval | None = None
+    lead_bps: float = 0.0  # The model's value less this one's.
+    lead_interval: Interval | None = None
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +57,11 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     majority: Baseline
     random: Baseline
     no_op: Baseline
+    others: dict[str, Baseline] = {}  # Persistence and models trained to compare, by name.
+    value_interval: Interval | None = None
+    fraction_interval: Interval | None = None
+    loss: float | None = None  # Mean over the samples, of the objective trained on.
+    calibration: Calibration | None = None
 
 
 def predict(model: ScaledModel, samples: Samples) -> Floats:
@@ -58,6 +76,22 @@ def predict(model: ScaledModel, samples: Samples) -> Floats:
             batch = [torch.from_numpy(array) for array in arrays]
             parts.append(model(*batch).double().numpy())
     return np.concatenate(parts)
+
+
+def predict_part(model: ScaledModel, part: Part) -> Floats:
+    """Return the model's outputs for every row of a part, f8[n, 5], read batch by batch."""
+    parts = [predict(model, batch) for batch in part.in_order(BATCH)]
+    return np.concatenate([np.empty((0, len(Action))), *parts])
+
+
+def mean_loss(
+    objective: Objective, values: Floats, labels: Floats, scale: float, temperature_bps: float
+) -> float:
+    """Return the loss that training would state of these outputs, over rows with labels."""
+    known = ~np.isnan(labels).any(axis=1)
+    outputs = torch.from_numpy(values[known].astype(np.float32))
+    wanted = objectives.targets(objective, labels[known], temperature_bps)
+    return float(objectives.loss(objective, outputs, wanted, torch.tensor(scale)))
 
 
 def choices(values: Floats) -> Ints:
@@ -96,19 +130,43 @@ def confusion(values: Floats, labels: Floats) -> Ints:
     return matrix
 
 
-def evaluate(values: Floats, labels: Floats, train_labels: Floats) -> Evaluation:
-    """Judge `values` (f8[n, 5]) by `labels` (f8[n, 5]); `train_labels` only name the majority.
+def evaluate(
+    values: Floats,
+    labels: Floats,
+    majority: int,
+    *,
+    beats: Ints | None = None,
+    others: Mapping[str, Ints] | None = None,
+    objective: Objective | None = None,
+    loss: float | None = None,
+) -> Evaluation:
+    """Judge `values` (f8[n, 5]) by `labels` (f8[n, 5]); `majority` is train's most frequent best.
 
-    Rows of NaN labels are left out; ValueError where none are left.
+    With `beats` (i8[n]) there are intervals, with an `objective` calibration. `others` are what
+    other rules choose on the same rows, [n] each. Rows of NaN labels are left out; ValueError where
+    none are left.
     """
     known = ~np.isnan(labels).any(axis=1)
-    train_labels = train_labels[~np.isnan(train_labels).any(axis=1)]
-    if not known.any() or not len(train_labels):
+    if not known.any():
         raise ValueError("there is no labelled sample to evaluate")
     values, labels = values[known], labels[known]
+    beats = None if beats is None else beats[known]
     chosen = choices(values)
+    gains, best = _gains(chosen, labels), advantage(labels).max(axis=1)
+
+    def line(accuracy: float, their: Floats) -> Baseline:
+        return Baseline(
+            accuracy=accuracy,
+            value_bps=float(their.mean()),
+            value_interval=_interval(their, beats),
+            lead_bps=float((gains - their).mean()),
+            lead_interval=_interval(gains - their, beats),
+        )
+
+    def rule(picked: Ints) -> Baseline:
+        return line(accuracy(picked, labels), _gains(picked, labels))
+
     value_bps, oracle_bps = captured(chosen, labels)
-    majority = int(optimal(train_labels).sum(axis=0).argmax())
     return Evaluation(
         samples=len(labels),
         actions=tuple(action.name for action in Action),
@@ -117,17 +175,24 @@ def evaluate(values: Floats, labels: Floats, train_labels: Floats) -> Evaluation
         chosen=np.bincount(chosen, minlength=len(Action)).tolist(),
         optimal=optimal(labels).sum(axis=0).tolist(),
         value_bps=value_bps,
+        value_interval=_interval(gains, beats),
         oracle_bps=oracle_bps,
         value_fraction=fraction(value_bps, oracle_bps),
+        fraction_interval=None if beats is None else decision_bootstrap(gains, beats, best),
         majority_action=Action(majority).name,
-        majority=_always(majority, labels),
-        random=Baseline(
-            accuracy=float(optimal(labels).mean()), value_bps=float(advantage(labels).mean())
-        ),
-        no_op=_always(Action.NO_OP, labels),
+        majority=rule(np.full(len(labels), majority)),
+        random=line(float(optimal(labels).mean()), advantage(labels).mean(axis=1)),
+        no_op=rule(np.full(len(labels), int(Action.NO_OP))),
+        others={name: rule(picked[known]) for name, picked in (others or {}).items()},
+        loss=loss,
+        calibration=objective and calibration(values, labels, objective),
     )
 
 
-def _always(action: int, labels: Floats) -> Baseline:
-    chosen = np.full(len(labels), action)
-    return Baseline(accuracy=accuracy(chosen, labels), value_bps=captured(chosen, labels)[0])
+def _gains(chosen: Ints, labels: Floats) -> Floats:
+    """What each choice earns over NO_OP, [n]."""
+    return np.asarray(advantage(labels)[np.arange(len(chosen)), chosen])
+
+
+def _interval(gains: Floats, beats: Ints | None) -> Interval | None:
+    return None if beats is None else decision_bootstrap(gains, beats)

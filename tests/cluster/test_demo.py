@@ -80,6 +80,11 @@ def test_the_demo_trades_and_writes_a_report_twice_and_its_model_is_served(
     assert numbers["backtest"]["model"]["decisions"] > 0
     score = numbers["score"]
     assert sum(map(sum, score["confusion"])) == score["samples"] > 0
+    assert set(score["others"]) == {"persistence", "linear", "boosted"}
+    assert numbers["validation"]["samples"] > 0
+    assert numbers["looks"] == {"models": 1, "of_this_sweep": 1, "number": 1}
+    groups = ([p["score"] for p in numbers["products"]], numbers["days"].values())
+    assert [sum(g["samples"] for g in group) for group in groups] == 2 * [score["samples"]]
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -26,11 +26,22 @@ from sim.report import (
     render,
     verdict,
 )
+from tune.bootstrap import Interval
 from tune.evaluate import Baseline, Evaluation
+from tune.looks import Looks
+from tune.scoring import GroupScore
 
 PRODUCTS = {name: product(name) for name in ("BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD")}
 FIRST_BEAT = 446_566_500  # 2026-08-09 09:00 UTC
 BEATS = 1100
+GROUP = GroupScore(
+    samples=918,
+    accuracy=0.43,
+    majority_accuracy=0.39,
+    value_bps=0.5,
+    value_interval=Interval(0.5, -0.125, 1.25, 12),
+    oracle_bps=4.8,
+)
 START_TICKS = (9_000_000, 310_000, 14_000, 21_000)
 
 
@@ -122,13 +133,12 @@ def made_up(backtest: Comparison | None) -> ReportData:
                 windows=BEATS,
                 valid_windows=BEATS - 1,
                 samples=993,
-                accuracy=0.43,
-                majority_accuracy=0.39,
-                value_bps=0.5,
-                oracle_bps=4.8,
+                score=GROUP,
             )
             for name in PRODUCTS
         ],
+        days={"2026-08-09": GROUP},
+        looks=Looks(models=1, of_this_sweep=1, number=1),
     )
 
 
@@ -256,3 +266,26 @@ def test_the_verdict_does_not_flatter(full: ReportData) -> None:
     assert "9.1 percentage points below" in said[0]
     assert "0.51 bp less" in said[1]
     assert "lost" in verdict(made_up(made_up_comparison(0.0)))[2]
+
+
+def test_the_verdict_names_the_best_baseline_and_the_looks(full: ReportData) -> None:
+    assert full.score is not None
+    lines = {
+        "persistence": Baseline(accuracy=0.3, value_bps=-1.0, lead_bps=1.58),
+        "boosted": Baseline(
+            accuracy=0.4,
+            value_bps=0.7,
+            lead_bps=-0.12,
+            lead_interval=Interval(-0.12, -0.4, 0.1, 12),
+        ),
+    }
+    score = msgspec.structs.replace(full.score, others=lines)
+    looks = Looks(models=7, of_this_sweep=3, number=5)
+    report = msgspec.structs.replace(full, score=score, validation=score, looks=looks)
+    said = verdict(report)
+    assert said[2].startswith("It earns 0.12 bp a decision less than boosted, the best of persi")
+    assert said[2].endswith("cannot be told from chance (the 95 % interval includes zero).")
+    assert said[-1].startswith("7 models have looked at this test split by now, 3 of this sweep;")
+    page = render(report)
+    assert page.count('<td class="text">boosted</td>') == 2
+    assert "An unseen test: 7 models were judged on this split" in page

@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tune.baselines import majority
 from tune.evaluate import Evaluation, confusion, evaluate
 
 # Optimal actions by row: {0}, {0, 1}, {2}, {4}, {3, 4}.
@@ -40,7 +41,7 @@ def test_wrong_choice_is_booked_at_the_first_best_action() -> None:
 
 def test_evaluation_by_hand() -> None:
     train_labels = np.array([[0, 0, 1.0, 0, 0], [0, 0, 1.0, 0, 0], [1.0, 0, 0, 0, 0]])
-    result = evaluate(_values(CHOSEN), LABELS, train_labels)
+    result = evaluate(_values(CHOSEN), LABELS, majority([train_labels]))
     assert result.samples == 5
     assert result.accuracy == pytest.approx(3 / 5)
     assert result.chosen == [2, 1, 0, 0, 2]
@@ -60,15 +61,24 @@ def test_evaluation_by_hand() -> None:
 def test_unlabelled_rows_do_not_count_and_json_round_trips() -> None:
     gaps = np.vstack([LABELS, np.full((2, 5), np.nan)])
     values = np.vstack([_values(CHOSEN), np.full((2, 5), 7.0)])
-    result = evaluate(values, gaps, gaps)
-    assert result == evaluate(_values(CHOSEN), LABELS, LABELS)
+    beats, others = np.arange(7), {"first": np.zeros(7, int)}
+    result = evaluate(values, gaps, 0, beats=beats, others=others, objective="advantage")
+    wanted = evaluate(
+        _values(CHOSEN),
+        LABELS,
+        0,
+        beats=beats[:5],
+        others={"first": others["first"][:5]},
+        objective="advantage",
+    )
+    assert result == wanted
     assert msgspec.json.decode(msgspec.json.encode(result), type=Evaluation) == result
 
 
 def test_nothing_to_capture_and_bad_values() -> None:
     flat = np.zeros((3, 5))
-    assert evaluate(_values([0, 1, 2]), flat, flat).value_fraction == 0
+    assert evaluate(_values([0, 1, 2]), flat, 0).value_fraction == 0
     with pytest.raises(ValueError, match="finite"):
-        evaluate(np.full((3, 5), np.nan), flat, flat)
+        evaluate(np.full((3, 5), np.nan), flat, 0)
     with pytest.raises(ValueError, match="no labelled"):
-        evaluate(flat, np.full((3, 5), np.nan), flat)
+        evaluate(flat, np.full((3, 5), np.nan), 0)

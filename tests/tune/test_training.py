@@ -15,6 +15,7 @@ from datasets.batches import Batches, Part
 from datasets.samples import Samples
 from market.errors import QuaverError
 from tune import training
+from tune.baselines import majority
 from tune.checkpoint import load_state, save_state
 from tune.config import OptimiserName, ScheduleName
 from tune.evaluate import evaluate, predict
@@ -56,7 +57,9 @@ def test_learns_a_planted_signal(make_samples, small, objective) -> None:
     train_samples, held_out = make_samples(3000, seed=1), make_samples(1000, seed=2)
     config = msgspec.structs.replace(small, objective=objective, epochs=6)
     state = train(train_samples, make_samples(1000, seed=3), config)
-    result = evaluate(predict(_model(state), held_out), held_out.label, train_samples.label)
+    result = evaluate(
+        predict(_model(state), held_out), held_out.label, majority([train_samples.label])
+    )
     assert result.accuracy > result.majority.accuracy + 0.3
     assert result.accuracy > result.random.accuracy + 0.5
     assert result.value_fraction > 0.9

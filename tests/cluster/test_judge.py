@@ -1,0 +1,92 @@
+"""A model that does not fit the samples under a root is refused in a sentence, before any look."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actors.store import Store
+from cluster import stages
+from cluster.config import load_config
+from datasets.recipe import Recipe
+from datasets.tables import samples_table, write_samples
+from market.actions import Fees
+from market.errors import QuaverError
+from market.features import Features
+from market.signals import SignalsConfig
+from tune.checkpoint import ModelMeta, export
+from tune.looks import LOOKS_PATH
+from tune.models import SeedConfig, build
+
+
+class Silent:
+    """A stage that shows nothing."""
+
+    def update(self, *of: object) -> None:
+        """Show nothing."""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Store:
+    """Samples of one product, of two hours."""
+    store, rng, n = Store(str(tmp_path)), np.random.default_rng(0), 1800
+    medians = 50_000 * np.exp(np.cumsum(rng.normal(0, 2e-4, (n, 10)), axis=1))
+    shares = rng.dirichlet(np.ones(20), (2, n))
+    features = Features(441_892_800 + np.arange(n), medians, *shares)
+    table = samples_table(features, 0, rng.normal(0, 1, (n, 5)), np.empty((n, 0)))
+    write_samples(store, "BTC-USD", "2026-01-05", table, Recipe())
+    return store
+
+
+def ship(store: Store, recipe: Recipe, products: tuple[str, ...] = stages.PRODUCT_IDS) -> None:
+    """Leave a model file where a sweep leaves its best."""
+    torch.manual_seed(0)
+    config = SeedConfig(lstm_hidden=4, book_hidden=(4,), interaction_hidden=(4,))
+    meta = ModelMeta(
+        model=config,
+        objective="advantage",
+        products=products,
+        trained=("BTC-USD",),
+        recipe=recipe,
+    )
+    weights = build(config, len(recipe.signal_names)).state_dict()
+    store.write("runs/sweep/best/model.safetensors", export(weights, meta))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        (Recipe(signals=SignalsConfig(taker=True)), "signals.taker is True instead of False"),
+        (Recipe(fees=Fees(taker_bps=60.0)), "fees.taker_bps is 60.0 instead of 5.0"),
+        (Recipe(horizon_beats=30), "horizon_beats is 30 instead of 75"),
+    ],
+)
+def test_a_model_of_other_samples_is_refused(root: Store, recipe: Recipe, why: str) -> None:
+    ship(root, recipe)
+    with pytest.raises(QuaverError, match=f"trained on other samples: {why}"):
+        stages.judge(root, load_config(None, []), "sweep", Silent())
+    assert not root.exists(LOOKS_PATH)
+
+
+def test_a_model_of_other_products_is_refused(root: Store) -> None:
+    ship(root, Recipe(), tuple(reversed(stages.PRODUCT_IDS)))
+    with pytest.raises(QuaverError, match="made for 55 products"):
+        stages.judge(root, load_config(None, []), "sweep", Silent())
+
+
+def test_a_sweep_that_left_no_model_is_named(root: Store) -> None:
+    with pytest.raises(QuaverError, match="there is no finished sweep 'sweep'"):
+        stages.judge(root, load_config(None, []), "sweep", Silent())
+
+
+def test_samples_too_few_to_split_are_said_so(tmp_path: Path) -> None:
+    store, n = Store(str(tmp_path)), 200
+    features = Features(
+        441_892_800 + np.arange(n), np.ones((n, 10)), np.full((n, 20), 0.05), np.full((n, 20), 0.05)
+    )
+    table = samples_table(features, 0, np.zeros((n, 5)), np.empty((n, 0)))
+    write_samples(store, "BTC-USD", "2026-01-05", table, Recipe())
+    ship(store, Recipe())
+    with pytest.raises(QuaverError, match=r"nothing is left for .* use a longer recording"):
+        stages.judge(store, load_config(None, []), "sweep", Silent())
