@@ -48,8 +48,8 @@ class Capacity:
         self._nodes = nodes
         self._wait_s = math.inf if wait_s < 0 else wait_s
         self._clock = clock
-        self._idle_since: float | None = None
         self._short_since: float | None = None
+        self._busy_since: float | None = None
         self._looked = self._said = -math.inf
 
     def check(self, idle: bool) -> str:
@@ -59,18 +59,19 @@ class Capacity:
         """
         now = self._clock()
         if not idle:
-            self._idle_since = self._short_since = None
+            self._short_since = self._busy_since = None
             return ""
         if now - self._looked < LOOK_S:
             return ""
         self._looked = now
-        self._idle_since = now if self._idle_since is None else self._idle_since
         found = shortage(self._needed, self._nodes())
         if not found:
             self._short_since = None
-            idle_s = now - self._idle_since
-            busy = f"no trial has run for {idle_s:.0f} s: the nodes that could run one are busy"
-            return self._say(now, busy) if idle_s >= BUSY_S else ""
+            self._busy_since = now if self._busy_since is None else self._busy_since
+            busy_s = now - self._busy_since
+            busy = f"no trial has run for {busy_s:.0f} s: the nodes that could run one are busy"
+            return self._say(now, busy) if busy_s >= BUSY_S else ""
+        self._busy_since = None
         self._short_since = now if self._short_since is None else self._short_since
         short_s = now - self._short_since
         if short_s >= self._wait_s:

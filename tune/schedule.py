@@ -101,7 +101,7 @@ class Halving(ASHAScheduler):
         if result.get("done") and trial.status == Trial.PENDING:
             trial.set_status(Trial.TERMINATED)  # Its driver was killed before it noted the stop.
         values = [look[0] for look in result.get("history", ())]
-        # An epoch that a kill may have left unjudged is judged with the next one.
+        # The last epoch of one that goes on may be unjudged: that is done when it reports again.
         judged = len(values) if trial.is_finished() else len(values) - 1
         for epochs, reached in self._trial_info[trial.trial_id]._rungs:
             if epochs <= judged:

@@ -9,6 +9,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from tune.config import AshaConfig, SweepConfig, TrainConfig
 from tune.schedule import Halving, Suggestions, trial_config
+from tune.search import variant
 
 EPOCHS = 9
 
@@ -43,7 +44,14 @@ def test_the_next_trial_of_a_killed_sweep_is_the_one_that_it_would_have_made(opt
         config = trial_config(optuna, index, known)
         known.append(trial(config, [float(index % 5)], Trial.TERMINATED))
     known[3].status = Trial.ERROR
+    known[3].last_result["best_value_bps"] = 99.0  # Of a trial that failed nothing is learnt.
     undisturbed = trial_config(optuna, 14, known)
+    finished = [
+        (one.config["trial"]["params"], float(index % 5))
+        for index, one in enumerate(known)
+        if index != 3
+    ]
+    assert undisturbed["trial"]["params"] == variant(optuna, 14, finished).params
     after = Suggestions(optuna)
     after.watch(known[::-1])  # Tune restores them in the order of their last results.
     assert after.searcher.suggest("any") == undisturbed
@@ -85,7 +93,8 @@ def test_trials_that_fall_behind_are_stopped_at_the_comparisons(halving) -> None
 
 
 def test_a_restored_scheduler_judges_as_the_one_that_was_killed(halving) -> None:
-    runs = [[5.0] * EPOCHS, [1.0] * EPOCHS, [6.0] * EPOCHS, [0.0, 8.0, 8.0, *[8.0] * 6]]
+    rising = [5.5, 6.0, 7.0, *[8.0] * 6]
+    runs = [[5.0] * EPOCHS, [1.0] * EPOCHS, rising, [0.0, 8.0, 8.0, *[8.0] * 6]]
     undisturbed = Halving(halving)
     ends = judged(undisturbed, runs, halving)
     restored = Halving(halving)
@@ -97,7 +106,7 @@ def test_a_restored_scheduler_judges_as_the_one_that_was_killed(halving) -> None
     assert rungs[0] == rungs[1]
 
 
-def test_an_epoch_that_a_kill_left_unjudged_is_judged_with_the_next(halving) -> None:
+def test_an_epoch_that_a_kill_left_unjudged_is_judged_at_the_next_report(halving) -> None:
     scheduler = Halving(halving)
     for index, value in enumerate([5.0, 6.0, 7.0]):
         scheduler.on_trial_add(
