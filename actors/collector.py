@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.connection import Connection, ConnectionConfig
+from actors.connection_config import SIMULATED_SERVER
 from actors.formats import FORMATS
 from actors.latency import Latency
 from actors.plan import Group
 from actors.quarantine import Quarantine, QuarantineConfig
+from actors.raw import SIMULATED
 from actors.reader import Events, Reader
 from actors.recorder import Recorder
 from actors.spool import Spool, SpoolConfig, spool_folder
@@ -50,7 +52,7 @@ class CollectorSpec(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[Group, ...]  # The products of each websocket.
     wire_format: str = "coinbase-advanced"
     root: str | None = None  # None: nothing is recorded.
-    source: str | None = None  # Where the frames come from, if not from `url`.
+    source: str | None = None  # Where the frames come from; None: `url`, or as its server says.
     connection: ConnectionConfig = ConnectionConfig()
     spool: SpoolConfig = SpoolConfig()
     quarantine: QuarantineConfig = QuarantineConfig()
@@ -188,8 +190,14 @@ class Collector:
             on_events,
             self._synced,
             self.spec.connection,
+            on_server=self._on_server,
             paused=lambda: self._overflowing,
         )
+
+    def _on_server(self, name: str) -> None:
+        """Have the recording say so if a server is simulated; it does not unlearn it."""
+        if name == SIMULATED_SERVER and self._spool and self.spec.source is None:
+            self._spool.source = f"{SIMULATED} at {self.spec.url}"
 
     async def _collect(self) -> None:
         try:

@@ -41,7 +41,8 @@ _LOST = (WebSocketException, OSError, TimeoutError)  # An OSError is also what T
 class Connection:
     """Reads the products of one reader until cancelled, whatever happens to the socket.
 
-    While `paused` no book is asked for. `tls` replaces the machine's trusted certificates.
+    `on_server` is told what each server that it reaches calls itself, before any frame of it. While
+    `paused` no book is asked for. `tls` replaces the machine's trusted certificates.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Connection:
         synced: Callable[[str], bool],
         config: ConnectionConfig,
         *,
+        on_server: Callable[[str], None] = lambda name: None,
         paused: Callable[[], bool] = lambda: False,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -67,6 +69,7 @@ class Connection:
         self._reader = reader
         self._on_events = on_events
         self._synced = synced
+        self._on_server = on_server
         self._config = config
         self._paused = paused
         self._tls: dict[str, Any] = {"ssl": tls} if tls else {}
@@ -148,6 +151,7 @@ class Connection:
         except _LOST as e:
             return e
         self._opened += 1
+        self._on_server(socket.response.headers.get("Server", "") if socket.response else "")
         self._enter(ConnectionState.SUBSCRIBING)
         helpers = [
             asyncio.create_task(self._mind(socket, requests)),

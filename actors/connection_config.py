@@ -11,6 +11,9 @@ from websockets.uri import parse_uri
 from actors.pace import Pace, default_folder
 from market.errors import QuaverError
 
+# What our exchange calls itself in its handshake, so that no recording of it passes for real.
+SIMULATED_SERVER = "quaver simulated exchange"
+
 
 class ConnectionState(Enum):
     """Every state that a connection can be in; `ConnectionStatus` shows it to the outside."""

@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.commit import Piece, commit
+from actors.durable import write_durably
 from actors.raw import Unfit
 from actors.segments import (
     Entry,
@@ -29,7 +30,6 @@ from actors.segments import (
     segments_of,
     still_open,
     try_lock,
-    write_durably,
     writers,
 )
 from actors.store import Store

@@ -3,20 +3,17 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay
 from tenacity import wait_exponential as exponential
 
 from actors.store import Away, Store
-from market.errors import QuaverError
 
 _PATIENCE_S = 900.0  # For a server to come back.
 _POLL_MIN_S, _POLL_MAX_S = 0.5, 10.0
 T = TypeVar("T")
 
 
-def patiently(
-    store: Store, call: Callable[[], T], waiting: Callable[[str], None] = lambda why: None
-) -> T:
+def patiently(call: Callable[[], T], waiting: Callable[[str], None] = lambda why: None) -> T:
     """Return what `call` returns; while the server is away, wait and call again.
 
     `waiting` is told why before each wait. What else `call` raises is raised, and what it raised
@@ -27,7 +24,7 @@ def patiently(
         waiting(str(state.outcome.exception()) if state.outcome else "")
 
     for attempt in Retrying(
-        retry=retry_if_exception(lambda e: _is_away(store, e)),
+        retry=retry_if_exception_type(Away),
         wait=exponential(_POLL_MIN_S, _POLL_MAX_S),
         stop=stop_after_delay(_PATIENCE_S),
         before_sleep=tell,
@@ -43,10 +40,3 @@ def answers(store: Store) -> None:
     why = store.check()
     if why:
         raise Away(f"{store.root} does not answer: {why}")
-
-
-def _is_away(store: Store, e: BaseException) -> bool:
-    """Whether an error comes of a server that is away: listing does not say."""
-    if store.is_local or not isinstance(e, QuaverError):
-        return False
-    return isinstance(e, Away) or store.check() is not None

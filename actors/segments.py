@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from actors.durable import write_durably
 from market.errors import QuaverError
 from market.events import EVENT, Kind
 from market.products import Product
@@ -234,21 +235,6 @@ def remove_if_done(folder: Path) -> None:
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # Something of another's is in it.
         folder.rmdir()
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Put a file in place whole and on disk, its name too."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _framed(entries: bytes, raw_bytes: int, packed: bytes) -> bytes:

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.durable import write_durably
 from actors.mover import Mover
 from actors.segments import (
     Counts,
@@ -34,7 +35,6 @@ from actors.segments import (
     make_writer,
     segments_of,
     still_open,
-    write_durably,
 )
 from actors.store import Store
 from market.errors import QuaverError
@@ -94,12 +94,16 @@ def spool_folder(store: Store, config: SpoolConfig) -> Path:
 
 
 class Spool:
-    """The recorder's sink of one collector. `put` is called by one thread, `close` by any."""
+    """The recorder's sink of one collector. `put` is called by one thread, `close` by any.
+
+    `source`, where the rows come from, may change: then all that is not written yet is of the new
+    one, and in another segment than what is.
+    """
 
     def __init__(self, store: Store, source: str, name: str, config: SpoolConfig) -> None:
         """Begin a segment, and adopt what killed collectors left; QuaverError without a folder."""
         self._config = config
-        self._source, self._name = source, name
+        self.source, self._name = source, name
         self._folder = spool_folder(store, config)
         self._writer = secrets.token_hex(4)
         self._waiting: deque[Put | Callable[[], None]] = deque()
@@ -192,10 +196,9 @@ class Spool:
             )
 
     def _begin_segment(self, number: int) -> "SegmentFile":
-        """Begin a segment, which says first what sessions are open."""
-        header = Header(
-            writer=self._writer, number=number, source=self._source, collector=self._name
-        )
+        """Begin a segment, which says first where it comes from and what sessions are open."""
+        source = self.source
+        header = Header(writer=self._writer, number=number, source=source, collector=self._name)
         path = self._own / f"{number:08d}.seg"
         data = encode_header(header)
         if self._open:
@@ -203,6 +206,7 @@ class Spool:
                 [msgspec.structs.replace(e, rows=0, counts=None) for e in self._open.values()], []
             )
         write_durably(path, data)
+        self._source_written = source
         return SegmentFile(path, number, len(data))
 
     def _run(self) -> None:
@@ -243,23 +247,29 @@ class Spool:
         return puts, dones
 
     def _write_until_done(self, puts: list["Put"]) -> None:
-        """Write one block; where the disk does not take it, say so and try until it does."""
+        """Write one block, in a segment of its source."""
+        if self._source_written != self.source:
+            self._insist(self._next_segment)
         entries, rows = gathered(puts, self._current.number)
+        count = sum(entry.rows for entry in entries)
         data = encode_block(entries, rows)
+        self._insist(lambda: self._current.append(data, count))
+        for entry in entries:
+            still_open(self._open, entry)
+        self._written_rows += count
+        if self._stuck:
+            self._stuck, self._error = False, None
+
+    def _insist(self, step: Callable[[], None]) -> None:
+        """Do what writes; where the disk does not take it, say so and try until it does."""
         while True:
             try:
-                self._current.append(data, sum(entry.rows for entry in entries))
-                break
+                return step()
             except OSError as e:
                 self._stuck = True
                 self._error = f"cannot write to the spool {self._own}: {e}; make room on that disk"
                 if self._closing.wait(_RETRY_S):
                     time.sleep(_RETRY_S)
-        for entry in entries:
-            still_open(self._open, entry)
-        self._written_rows += sum(entry.rows for entry in entries)
-        if self._stuck:
-            self._stuck, self._error = False, None
 
     def _rotate(self) -> None:
         """Finish the segment if it is large or old enough."""
@@ -268,18 +278,23 @@ class Spool:
             self._finish_segment()
 
     def _finish_segment(self) -> None:
-        """Hand the segment to the mover, once the next one is there."""
-        old = self._current
-        if not old.rows:
+        """Go on in another segment if there is anything in this one."""
+        if not self._current.rows:
             return
         try:
-            self._current = self._begin_segment(old.number + 1)
+            self._next_segment()
         except OSError as e:
             self._error = f"cannot begin a segment in {self._own}: {e}; make room on that disk"
             return  # The old one goes on.
         self._error = None
+
+    def _next_segment(self) -> None:
+        """Begin a segment and hand the one before to the mover; one without rows is replaced."""
+        old = self._current
+        self._current = self._begin_segment(old.number + (old.rows > 0))
         old.close()
-        self._mover.offer(old.path)
+        if old.rows:
+            self._mover.offer(old.path)
 
     def _look_at_disk(self) -> None:
         """Learn how much waits in the folder, at a cost that many files do not raise."""

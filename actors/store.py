@@ -2,49 +2,32 @@
 
 Files are written whole or not at all: a local file is renamed into place once it is on disk, an S3
 object is one put. Credentials and endpoint come from the usual AWS environment, which boto3 (that
-reads and writes) and pyarrow (that lists) understand alike. Nothing is sent before a path is used,
-so that a collector can start while its S3 is away; a server that is gone, or accepts and then stays
-silent, makes a call fail within two minutes.
+does all work here) and pyarrow (for libraries that want a file system) understand alike. Nothing is
+sent before a path is used, so that a collector can start while its S3 is away; a server that is
+gone, or accepts and then stays silent, makes a call fail within two minutes.
 """
 
 import hashlib
 import os
 import random
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from botocore.exceptions import ConnectionError as NotConnected
+from botocore.exceptions import BotoCoreError, ClientError
 from filelock import FileLock
 from pyarrow import ArrowException, fs
 
+from actors import s3
+from actors.durable import make_folder, write_durably
 from market.errors import QuaverError
 
 _LOCK_TIMEOUT_S, _LOCK_POLL_S = 60.0, 0.005
 _UPDATE_TRIES = 50
 _UPDATE_BACKOFF_S = 0.02  # Doubled with each try, at most _UPDATE_MAX_BACKOFF_S; full jitter.
 _UPDATE_MAX_BACKOFF_S = 1.0
-_CONNECT_S, _SILENCE_S, _ATTEMPTS = 5.0, 30.0, 3
-MAX_THREADS = 32  # That use a store at once without waiting for each other.
-_S3_CONFIG = Config(
-    max_pool_connections=MAX_THREADS,
-    connect_timeout=_CONNECT_S,
-    read_timeout=_SILENCE_S,
-    retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-)
-_CHECK_CONFIG = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 1})
-_URI_OPTIONS = {"region", "scheme", "endpoint_override"}
-_LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-_ABSENT = {"NoSuchKey", "404"}
-_UNCHANGED = {"NotModified", "304"}
 _ABSENT_FILE = "raw"  # There is a folder of that name, never a file.
 
 
@@ -58,7 +41,7 @@ class Store:
     def __init__(self, root: str) -> None:
         self.is_local = not root.startswith("s3://")
         if not self.is_local:
-            _check_uri(root)
+            s3.check_uri(root)
         elif "://" in root:
             raise QuaverError(f"{root!r} is no data root; give a folder or s3://bucket/prefix")
         self._local = Path(root).absolute()
@@ -71,7 +54,7 @@ class Store:
                 # With a region behind its own options, which go first, none is looked up.
                 parsed = f"{root}{'&' if '?' in root else '?'}region=none"
                 _, self._base = fs.FileSystem.from_uri(parsed)
-                self._s3 = _s3_client(root, _S3_CONFIG)
+                self._s3 = s3.client(root, s3.CONFIG)
             if not self._base:
                 raise ValueError("there is no bucket in it")
         except (ArrowException, BotoCoreError, OSError, ValueError) as e:
@@ -96,12 +79,12 @@ class Store:
         with self._named("read", _ABSENT_FILE):
             try:
                 if not self.is_local:
-                    client = _s3_client(self.root, _CHECK_CONFIG)
+                    client = s3.client(self.root, s3.CHECK_CONFIG)
                     client.get_object(**self._named_object(_ABSENT_FILE))
             except (BotoCoreError, ClientError) as e:
-                if _is_away(e):
+                if s3.is_away(e):
                     return str(e)
-                if _code(e) not in _ABSENT:
+                if s3.code(e) not in s3.ABSENT:
                     raise
         return None
 
@@ -113,7 +96,7 @@ class Store:
         """Put a file in place, whole; QuaverError if the root does not take it."""
         with self._named("write", path):
             if self.is_local:
-                self._write_local(self._local / path, data)
+                write_durably(self._local / path, data)
             else:
                 self._s3.put_object(**self._named_object(path), Body=bytes(data))
 
@@ -177,18 +160,25 @@ class Store:
             try:
                 answer = self._s3.get_object(**self._named_object(path), **condition)
             except ClientError as e:
-                if _code(e) in _UNCHANGED:
+                if s3.code(e) in s3.UNCHANGED:
                     return None
-                if _code(e) in _ABSENT:
+                if s3.code(e) in s3.ABSENT:
                     raise FileNotFoundError(self.full_path(path)) from None
                 raise
-            with answer["Body"] as body:
-                return body.read(), answer["ETag"]
+            return s3.body_of(answer), answer["ETag"]
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at this path."""
         with self._named("look for", path):
-            return bool(self._fs.get_file_info(self.full_path(path)).type == fs.FileType.File)
+            if self.is_local:
+                return bool(self._fs.get_file_info(self.full_path(path)).type == fs.FileType.File)
+            try:
+                self._s3.head_object(**self._named_object(path))
+            except ClientError as e:
+                if s3.code(e) not in s3.ABSENT:
+                    raise
+                return False
+            return True
 
     def delete(self, path: str) -> None:
         """Remove a file if it is there."""
@@ -211,13 +201,14 @@ class Store:
 
     def sizes(self, under: str) -> dict[str, int]:
         """Return the path and bytes of every file under a folder; temporary ones left out."""
-        selector = fs.FileSelector(self.full_path(under), recursive=True, allow_not_found=True)
         with self._named("list", under):
-            found = [i for i in self._fs.get_file_info(selector) if i.type == fs.FileType.File]
-        base = len(self._base) + 1
-        return {
-            i.path[base:]: i.size for i in found if not PurePosixPath(i.path).name.startswith(".")
-        }
+            found = self._list_local(under) if self.is_local else self._list_s3(under)
+            base = len(self._base) + 1
+            return {
+                path[base:]: size
+                for path, size in found
+                if not PurePosixPath(path).name.startswith(".")
+            }
 
     @contextmanager
     def _named(
@@ -229,10 +220,21 @@ class Store:
         except passing:
             raise
         except (ArrowException, BotoCoreError, ClientError, OSError) as e:
-            away = isinstance(e, BotoCoreError | ClientError) and _is_away(e)
+            away = isinstance(e, BotoCoreError | ClientError) and s3.is_away(e)
+            if s3.is_full(e):
+                advice = "there is no room for it: make room there, then try again"
+            elif away and isinstance(e, ClientError):
+                advice = (
+                    "the server answers but is in trouble: if that does not pass, see whether its "
+                    "disk is full, and what its log says"
+                )
+            else:
+                advice = (
+                    "check that this root is the right one, that it can be reached and that you "
+                    "have the rights"
+                )
             raise (Away if away else QuaverError)(
-                f"cannot {doing} {path} under {self.root}: {e}; check that this root is the right "
-                "one, that it can be reached and that you have the rights"
+                f"cannot {doing} {path} under {self.root}: {e}; {advice}"
             ) from None
 
     @contextmanager
@@ -247,7 +249,7 @@ class Store:
             fallback_to_soft=False,  # That would be a file, which outlives its holder.
         )
         with self._named("lock", path):
-            _make_folder(target.parent)
+            make_folder(target.parent)
             lock.acquire()
         try:
             yield
@@ -258,7 +260,24 @@ class Store:
 
     @cached_property
     def _fs(self) -> fs.FileSystem:
-        return fs.LocalFileSystem() if self.is_local else _s3_filesystem(self.root, self._s3)
+        return fs.LocalFileSystem() if self.is_local else s3.filesystem(self.root, self._s3)
+
+    def _list_local(self, under: str) -> Iterator[tuple[str, int]]:
+        selector = fs.FileSelector(self.full_path(under), recursive=True, allow_not_found=True)
+        for found in self._fs.get_file_info(selector):
+            if found.type == fs.FileType.File:
+                yield found.path, found.size
+
+    def _list_s3(self, under: str) -> Iterator[tuple[str, int]]:
+        """Ask boto3, which says whether a server is away; pyarrow says it in words only."""
+        bucket, _, folder = self.full_path(under).partition("/")
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=f"{folder}/" if folder else ""
+        )
+        for page in pages:
+            for found in page.get("Contents", []):
+                if not found["Key"].endswith("/"):
+                    yield f"{bucket}/{found['Key']}", found["Size"]
 
     def _named_object(self, path: str) -> dict[str, str]:
         bucket, _, key = self.full_path(path).partition("/")
@@ -268,10 +287,9 @@ class Store:
         """Return an object's bytes and the condition that it is still the same."""
         try:
             found = self._s3.get_object(**self._named_object(path))
-            with found["Body"] as body:
-                return body.read(), {"IfMatch": found["ETag"]}
+            return s3.body_of(found), {"IfMatch": found["ETag"]}
         except ClientError as e:
-            if _code(e) not in _ABSENT:
+            if s3.code(e) not in s3.ABSENT:
                 raise
             return None, {"IfNoneMatch": "*"}
 
@@ -280,104 +298,10 @@ class Store:
         try:
             self._s3.put_object(**self._named_object(path), Body=data, **condition)
         except ClientError as e:
-            if _code(e) not in _LOST_RACE | _ABSENT:
+            if s3.code(e) not in s3.LOST_RACE | s3.ABSENT:
                 raise
             return False
         return True
-
-    @staticmethod
-    def _write_local(target: Path, data: bytes | memoryview) -> None:
-        _make_folder(target.parent)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            with temporary.open("wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create a folder and those above it, so that they outlive a power cut."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a folder's names to disk: without that a rename may be lost with the power."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def _check_uri(root: str) -> None:
-    """Refuse an S3 address with keys in it, without repeating them, or with unknown options."""
-    parts = urlsplit(root)
-    if "@" in parts.netloc or {"access_key", "secret_key"} & set(parse_qs(parts.query)):
-        raise QuaverError(
-            "a data root must not hold keys, they would end up in logs; give s3://bucket/prefix "
-            "and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
-        )
-    if unknown := sorted(set(parse_qs(parts.query)) - _URI_OPTIONS):
-        raise QuaverError(
-            f"the data root s3://{parts.netloc}{parts.path} has the unknown options "
-            f"{', '.join(unknown)}; it may have {', '.join(sorted(_URI_OPTIONS))}"
-        )
-
-
-def _options(root: str) -> dict[str, str]:
-    return {name: values[-1] for name, values in parse_qs(urlsplit(root).query).items()}
-
-
-def _s3_client(root: str, config: Config) -> Any:
-    """Return a boto3 client, which threads may share."""
-    options = _options(root)
-    endpoint = options.get("endpoint_override")
-    if endpoint and "://" not in endpoint:
-        endpoint = f"{options.get('scheme', 'https')}://{endpoint}"
-    session = boto3.session.Session()  # One's own: the default one is not for several threads.
-    return session.client(
-        "s3", region_name=options.get("region"), endpoint_url=endpoint, config=config
-    )
-
-
-def _s3_filesystem(root: str, client: Any) -> fs.S3FileSystem:
-    """Return the file system of the server that a boto3 client talks to.
-
-    A bucket of Amazon's is looked up where it is not said in which region it lies.
-    """
-    server = urlsplit(client.meta.endpoint_url)
-    of_amazon = server.netloc.endswith(".amazonaws.com")
-    region = _options(root).get("region")
-    if region is None and of_amazon:
-        region = fs.resolve_s3_region(urlsplit(root).netloc)
-    return fs.S3FileSystem(
-        region=region or client.meta.region_name,
-        scheme=server.scheme,
-        endpoint_override=None if of_amazon else server.netloc,
-        connect_timeout=_CONNECT_S,
-        request_timeout=_SILENCE_S,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
-    )
-
-
-def _is_away(e: BotoCoreError | ClientError) -> bool:
-    """Whether a server could not be reached or is in trouble; else the request was wrong."""
-    if isinstance(e, ClientError):
-        status = e.response["ResponseMetadata"]["HTTPStatusCode"]
-        return status >= 500 or status in (408, 429)
-    return isinstance(e, HTTPClientError | NotConnected)
-
-
-def _code(e: BotoCoreError | ClientError) -> str:
-    return str(e.response["Error"]["Code"]) if isinstance(e, ClientError) else ""
 
 
 def sha256(data: bytes | memoryview) -> str:

@@ -24,8 +24,8 @@ _LEGEND = (
 def run_health(
     store: Store,
     config: Config,
-    days: list[str],
-    product_ids: list[str],
+    products: str | None,
+    days: str | None,
     latency: bool,
     as_json: bool,
     console: Console,
@@ -35,8 +35,8 @@ def run_health(
         found = health_of(
             store,
             config.health,
+            products,
             days,
-            product_ids,
             latency,
             lambda done, of: stage.update(done, of, f"{done} of {of} products"),
         )

@@ -73,7 +73,6 @@ def serving(
         groups=in_one([product(p) for p in collected(config, meta, products)]),
         wire_format=config.wire_format,
         root=store.root if record else None,
-        source=SIMULATED if config.feed_url == SIMULATED else None,
         connection=config.connection,
         spool=config.spool,
         quarantine=config.quarantine,

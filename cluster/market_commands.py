@@ -10,7 +10,9 @@ from cluster.options import (
     CheckFailed,
     ConfigOption,
     DataOption,
+    DaysOption,
     IncrementsOption,
+    ProductsOption,
     SetOption,
     WireFormat,
     app,
@@ -122,12 +124,8 @@ def record(
 @app.command()
 def health(
     data: DataOption,
-    day: Annotated[
-        list[str] | None, typer.Option("--day", help="only this UTC day; may repeat")
-    ] = None,
-    product: Annotated[
-        list[str] | None, typer.Option("--product", help="only this product; may repeat")
-    ] = None,
+    products: ProductsOption = None,
+    days: DaysOption = None,
     latency: Annotated[
         bool, typer.Option("--latency/--no-latency", help="read the parts for latencies, or not")
     ] = True,
@@ -146,7 +144,7 @@ def health(
     from cluster.health import run_health
 
     chosen = load_config(config, set_ or [])
-    fine = run_health(Store(data), chosen, day or [], product or [], latency, as_json, console)
+    fine = run_health(Store(data), chosen, products, days, latency, as_json, console)
     if not fine:
         raise CheckFailed
 

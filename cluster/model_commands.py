@@ -65,7 +65,11 @@ def build(
 
     What cannot be built is named at the end, with exit code 1; all else is built, and what was
     there before stays. While an S3 server is away, the build waits, up to a quarter of an hour.
-    With --days, windows of the days beside are built too, where they are stale.
+    With --days and --products, all windows that the samples wanted are made from are built too.
+
+    [signals], [cross] and [external] in the configuration add inputs to samples (docs/data.md).
+    Which coins are nearest is worked out by the first build that asks for it, from train of all
+    windows, and kept in signals/neighbours.json; remove that file to have it worked out again.
 
         quaver build --data s3://bucket/prefix --products BTC-USD --days 2026-08-01..2026-08-31
     """

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import requests
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -24,7 +23,6 @@ from cluster.record_view import Newest, Statuses, line, summary, table
 from cluster.session import ray_session
 from market.errors import QuaverError
 from market.products import Product, product
-from sim.exchange import SERVER
 
 _REFRESH_S = 0.5
 _LINE_S = 10.0  # Between two lines where there is no terminal.
@@ -107,7 +105,6 @@ def _listed(config: Config, wanted: list[str], console: Console) -> tuple[Produc
 
 def specs_of(config: Config, root: str, products: tuple[Product, ...]) -> list[CollectorSpec]:
     """Return what each collector of the fleet is told to do."""
-    source = source_of(config.feed_url)
     return [
         CollectorSpec(
             name=fleet.name_of(place),
@@ -115,27 +112,12 @@ def specs_of(config: Config, root: str, products: tuple[Product, ...]) -> list[C
             groups=groups,
             wire_format=config.wire_format,
             root=root,
-            source=source,
             connection=config.connection,
             spool=config.spool,
             quarantine=config.quarantine,
         )
         for place, groups in enumerate(plan(products, config.fleet))
     ]
-
-
-def source_of(feed_url: str) -> str | None:
-    """Return what a feed other than the venue's says it is, if it is simulated.
-
-    A recording keeps it, and whatever is judged by it says so.
-    """
-    if feed_url == LIVE_FEED:
-        return None
-    try:
-        answer = requests.get(feed_url.replace("ws", "http", 1), timeout=_LISTING_S)
-    except requests.RequestException:
-        return None
-    return f"{SIMULATED} at {feed_url}" if answer.headers.get("Server") == SERVER else None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ fails stops nothing else; where the server is away, what failed for it is done a
 """
 
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +23,9 @@ from datasets.todo import Todo
 from market.errors import QuaverError
 
 _DEATHS = 2  # Of the processes of one task, before it is given up.
-_ROUNDS = 5  # In which a server that answers lets nothing be built.
+# Before each new try of what a server that answers did not take: a minute of trouble is survived, a
+# server that has no room left, and does not say so, is given up after two.
+_PAUSES_S = (1.0, 5.0, 15.0, 30.0, 60.0)
 log = logging.getLogger(__name__)
 
 
@@ -76,7 +79,7 @@ def find_todo(
         todo.drop_orphans(store)
         return todo
 
-    return patiently(store, look, (watcher or Watcher()).waiting)
+    return patiently(look, (watcher or Watcher()).waiting)
 
 
 def build(
@@ -103,7 +106,7 @@ def build(
     if todo.lacks_neighbours:
         if outcome.failures:
             return outcome
-        patiently(store, lambda: todo.find_neighbours(store, split), watcher.waiting)
+        patiently(lambda: todo.find_neighbours(store, split), watcher.waiting)
     failed = {(failure.product, failure.day) for failure in outcome.failures}
     samples = [p for p in todo.samples(set()) if p not in failed]
     total = len(todo.windows) + len(samples)
@@ -123,22 +126,34 @@ def _note(outcome: Outcome, one: Built | Failure) -> None:
 def _stage(
     store: Store, recipe: Recipe, stage: str, todo: list[Partition], watcher: Watcher
 ) -> Iterator[tuple[Partition, Built | Failure]]:
-    """Build partitions as they come; those for which the server was away once it is back."""
-    for left in range(_ROUNDS, -1, -1):
-        away: dict[Partition, str] = {}
-        for partition, result in _map(store, recipe, stage, todo):
-            if result.built:
-                yield partition, result.built
-            elif result.away and left:
-                away[partition] = result.away
-                watcher.waiting(f"{len(away)} partitions wait: {result.away}")
+    """Build partitions as they come; those for which the server was away once it is back.
+
+    One goes ahead then, each time another: all are tried when it is done, or at the very last.
+    """
+    left, now, tries = dict.fromkeys(todo, ""), todo, 0
+    while now:
+        refused, waiting = 0, len(left) - len(now)
+        for partition, result in _map(store, recipe, stage, now):
+            del left[partition]
+            if result.away:
+                left[partition] = result.away  # As the last of them.
+                refused += 1
+                watcher.waiting(f"{waiting + refused} partitions wait: {result.away}")
             else:
-                why = result.error or result.away or ""
-                yield partition, Failure(*partition, stage, why)
-        if not away:
-            return
-        patiently(store, lambda: answers(store), watcher.waiting)
-        todo = list(away)
+                yield partition, result.built or Failure(*partition, stage, result.error or "")
+        if refused < len(now):
+            tries = 0
+        if not refused:
+            now = list(left)
+            continue
+        if tries == len(_PAUSES_S):
+            break
+        patiently(lambda: answers(store), watcher.waiting)
+        time.sleep(_PAUSES_S[tries])
+        tries += 1
+        now = list(left)[: None if tries == len(_PAUSES_S) else 1]
+    for partition, why in left.items():
+        yield partition, Failure(*partition, stage, why)
 
 
 def _map(

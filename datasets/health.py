@@ -6,8 +6,8 @@ row that any product has in it. A product is expected from its first day to the 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Annotated, NamedTuple
+from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -18,8 +18,6 @@ from pyarrow import ArrowException
 from actors.raw import (
     DAY_NS,
     Manifest,
-    Session,
-    by_start,
     day_of,
     day_start_ns,
     partition_path,
@@ -27,11 +25,12 @@ from actors.raw import (
     read_manifest,
 )
 from actors.store import Store
+from datasets.todo import choose
+from datasets.unknown import unknown
 from market.errors import QuaverError
 from market.events import Kind
 
 ALL = "all"  # The product of the sum over products.
-NOT_RECORDED = "not recorded"  # Outside of every session.
 _SECOND_NS = 1_000_000_000
 _SENT = (Kind.SNAPSHOT, Kind.CHANGE, Kind.TRADE)  # Rows that a frame of the venue brought.
 
@@ -94,121 +93,49 @@ class DayHealth(msgspec.Struct, kw_only=True):
     faults: list[str] = []  # In what it is worse than the floor.
 
 
-class Unknown(NamedTuple):
-    """A stretch of time in which the book was not known."""
-
-    ns: int
-    until_ns: int
-    reason: str
-
-
 def health_of(
     store: Store,
     config: HealthConfig,
-    days: list[str],
-    product_ids: list[str],
+    products: str | None,
+    days: str | None,
     latency: bool,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[DayHealth]:
     """Return the health of every product and day under a root, in order.
 
-    `days` and `product_ids` pick some, empty: all. Without `latency` no part is read. QuaverError
-    if there is nothing recorded, or nothing of what was picked.
+    `products` and `days` pick some as `choose` reads them, days without anything included. Without
+    `latency` no part is read. QuaverError if there is nothing recorded, or nothing of what was
+    picked.
     """
     recorded = partitions(store)
-    _check_picked(store, recorded, days, product_ids)
+    if not recorded:
+        raise QuaverError(f"there are no raw partitions in {store.root}; record or import first")
+    held: dict[str, list[str]] = {}
+    for product_id, day in recorded:
+        held.setdefault(product_id, []).append(day)
     newest = max(day for _, day in recorded)
     manifests = [_manifest(store, p, newest) for p, day in recorded if day == newest]
     end_ns = max(session.last_ns for m in manifests for session in m.sessions)
+    expected = [(p, day) for p in held for day in _days(held[p][0], newest)]
+    chosen: dict[str, list[str]] = {}
+    for product_id, day in choose(expected, products, days):
+        chosen.setdefault(product_id, []).append(day)
     found: list[DayHealth] = []
-    chosen = [p for p in dict.fromkeys(p for p, _ in recorded) if p in (product_ids or [p])]
     for done, product_id in enumerate(chosen):
         on_progress(done, len(chosen))
-        held = [day for p, day in recorded if p == product_id]
-        first = _manifest(store, product_id, held[0])
+        first = _manifest(store, product_id, held[product_id][0])
         start_ns = min(session.first_ns for session in first.sessions)
-        for day, until_day in _expected(held, newest, days):
+        for day, until_day in _stretches(chosen[product_id], set(held[product_id])):
             from_ns = max(start_ns, day_start_ns(day))
             to_ns = min(end_ns, day_start_ns(until_day) + DAY_NS)
-            manifest = _manifest(store, product_id, day) if day in held else None
+            manifest = _manifest(store, product_id, day) if day in held[product_id] else None
             one = _health(product_id, day, until_day, manifest, from_ns, to_ns)
             if latency and manifest is not None:
                 one.latency_ms = _latency(store, manifest)
             one.faults = _faults(one, config)
             found.append(one)
     on_progress(len(chosen), len(chosen))
-    if not found:
-        raise QuaverError(
-            f"nothing of {', '.join(chosen)} was recorded in {store.root} before "
-            f"{max(days)}, nor on it; leave out --day or --product"
-        )
     return found
-
-
-def unknown(manifest: Manifest | None, from_ns: int, to_ns: int) -> list[Unknown]:
-    """Return the stretches of [from, to) in which no session knew the book, in order.
-
-    None overlap; one may have no length. Each has the reason of the latest session that was there,
-    else that of the last before it. A gap without an end lasts until another session knows more.
-    """
-    found = [_Lost(from_ns, to_ns, (0, 0), NOT_RECORDED)]
-    for session in by_start(manifest) if manifest else []:
-        found = list(_both(found, _lost_in(session, from_ns, to_ns)))
-    told: list[Unknown] = []
-    for ns, until_ns, _, reason in found:
-        if told and told[-1][:2] == (ns, until_ns):
-            continue  # A moment at the border of two stretches.
-        if told and told[-1].until_ns == ns and told[-1].reason == reason:
-            ns = told.pop().ns
-        told.append(Unknown(ns, until_ns, reason))
-    return told
-
-
-class _Lost(NamedTuple):
-    """What one session, or several together, do not know of [ns, until_ns)."""
-
-    ns: int
-    until_ns: int
-    rank: tuple[int, int]  # Of the reason; the highest is told.
-    reason: str
-
-
-def _lost_in(session: Session, from_ns: int, to_ns: int) -> list[_Lost]:
-    """What a session does not know, in order; before and after it there is nothing that it does."""
-    first_ns, last_ns = session.first_ns, session.last_ns
-    found = [_Lost(from_ns, first_ns, (0, 0), NOT_RECORDED)] if from_ns < first_ns else []
-    at = max(from_ns, first_ns)
-    for gap in session.gaps:
-        until_ns = last_ns if gap.until_ns is None else min(gap.until_ns, last_ns)
-        # What an earlier gap holds already is not told again.
-        if max(gap.ns, at) < until_ns or gap.ns == max(gap.ns, at) == until_ns:
-            found.append(_Lost(max(gap.ns, at), until_ns, (2, first_ns), gap.reason))
-            at = until_ns
-    endless = [gap.reason for gap in session.gaps if gap.until_ns is None]
-    why = endless[-1] if endless else NOT_RECORDED
-    if last_ns < to_ns:
-        found.append(_Lost(max(from_ns, last_ns), to_ns, (1, last_ns), why))
-    return [
-        lost._replace(until_ns=min(lost.until_ns, to_ns))
-        for lost in found
-        if lost.ns < min(lost.until_ns, to_ns) or lost.ns == lost.until_ns <= to_ns
-    ]
-
-
-def _both(some: list[_Lost], others: list[_Lost]) -> Iterator[_Lost]:
-    """Yield what is in both, with the reason that ranks higher."""
-    i = j = 0
-    while i < len(some) and j < len(others):
-        one, other = some[i], others[j]
-        ns, until_ns = max(one.ns, other.ns), min(one.until_ns, other.until_ns)
-        moment = one.ns == one.until_ns or other.ns == other.until_ns
-        if ns < until_ns or (ns == until_ns and moment):
-            why = max(one, other, key=lambda lost: lost.rank)
-            yield _Lost(ns, until_ns, why.rank, why.reason)
-        if one.until_ns <= other.until_ns:
-            i += 1
-        else:
-            j += 1
 
 
 def total(days: list[DayHealth]) -> DayHealth:
@@ -247,24 +174,6 @@ def total(days: list[DayHealth]) -> DayHealth:
     )
 
 
-def _check_picked(
-    store: Store, recorded: list[tuple[str, str]], days: list[str], product_ids: list[str]
-) -> None:
-    if not recorded:
-        raise QuaverError(f"there are no raw partitions in {store.root}; record or import first")
-    held = sorted({product_id for product_id, _ in recorded})
-    for product_id in product_ids:
-        if product_id not in held:
-            raise QuaverError(
-                f"there is nothing of {product_id} in {store.root}; it holds {', '.join(held)}"
-            )
-    first, newest = min(day for _, day in recorded), max(day for _, day in recorded)
-    for day in days:
-        day_start_ns(day)
-        if not first <= day <= newest:
-            raise QuaverError(f"{day} is not in {store.root}, which goes from {first} to {newest}")
-
-
 def _manifest(store: Store, product_id: str, day: str) -> Manifest:
     manifest = read_manifest(store, product_id, day)
     if manifest is None:
@@ -275,17 +184,21 @@ def _manifest(store: Store, product_id: str, day: str) -> Manifest:
     return manifest
 
 
-def _expected(held: list[str], newest: str, picked: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (first, last) day of each stretch to tell: a day that is held, or all missing ones."""
-    if picked:
-        yield from ((day, day) for day in sorted(set(picked)) if day >= held[0])
-        return
-    for day, following in zip(held, [*held[1:], None], strict=True):
-        yield day, day
-        missing_ns = day_start_ns(day) + DAY_NS
-        last_ns = day_start_ns(following) - DAY_NS if following else day_start_ns(newest)
-        if missing_ns <= last_ns:
-            yield day_of(missing_ns), day_of(last_ns)
+def _days(first: str, last: str) -> list[str]:
+    """Return the days from one to another, both included."""
+    return [day_of(ns) for ns in range(day_start_ns(first), day_start_ns(last) + 1, DAY_NS)]
+
+
+def _stretches(days: list[str], held: set[str]) -> list[tuple[str, str]]:
+    """Return (first, last) day of what is told together: a day that is held, or missing ones."""
+    found: list[tuple[str, str]] = []
+    for day in days:
+        last = found[-1][1] if found else day
+        if not held & {last, day} and day_start_ns(day) - day_start_ns(last) == DAY_NS:
+            found[-1] = found[-1][0], day
+        else:
+            found.append((day, day))
+    return found
 
 
 def _health(

@@ -13,7 +13,8 @@ from typing import TypeVar
 import msgspec
 
 from actors.raw import Manifest, by_start
-from actors.store import MAX_THREADS, Store, sha256
+from actors.s3 import MAX_THREADS
+from actors.store import Store, sha256
 from datasets.recipe import Recipe
 from datasets.tables import table_path
 

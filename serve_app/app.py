@@ -7,6 +7,7 @@ and its patience are read from the environment of Ray's processes: whoever start
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Awaitable
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from ray import serve
+from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from market.actions import Action
@@ -32,6 +34,10 @@ from tune.objectives import in_bps
 APPLICATION = "quaver"
 HOST = "127.0.0.1"  # No TLS and no log-in here: what faces a network stands in front of this.
 REPLICA_PORTS = 100
+# What HAProxy and Serve's own proxy say of an address that they cannot open.
+_NOT_OPENED = re.compile(
+    r"cannot bind socket \([^)]*\) for \[([^]]*)\]|Failed to bind to address '([^']*)'"
+)
 _ANSWER_TIMEOUT_S = 2.0
 _PREDICT_TIMEOUT_S = 30.0
 
@@ -207,13 +213,23 @@ def ray_environment(ports: Ports, *, haproxy: bool = True) -> dict[str, str]:
 def start(model_file: bytes, execution: ExecutionConfig, ports: Ports) -> str:
     """Start the application on a connected Ray; return its base URL once it answers.
 
-    Ray must have been started with `ray_environment(ports)`. QuaverError as from `build_app`.
+    Ray must have been started with `ray_environment(ports)`. QuaverError as from `build_app`, and
+    if another process has taken one of the ports.
     """
     app = build_app(model_file, execution)
     quiet = {"log_level": "WARNING", "enable_access_log": False}
-    serve.start(
-        http_options=serve.HTTPOptions(host=HOST, port=ports.http), logging_config=dict(quiet)
-    )
+    try:
+        serve.start(
+            http_options=serve.HTTPOptions(host=HOST, port=ports.http), logging_config=dict(quiet)
+        )
+    except RayTaskError as error:
+        if address := _NOT_OPENED.search(str(error)):
+            # Other ports would need another Ray, which has these in its environment.
+            raise QuaverError(
+                f"serve: another process has taken {address[1] or address[2]}, which was free when "
+                "starting began; start again"
+            ) from None
+        raise
     serve.run(app, name=APPLICATION, route_prefix="/", logging_config=dict(quiet))
     return f"http://{HOST}:{ports.http}"
 

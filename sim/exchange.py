@@ -26,6 +26,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
 
+from actors.connection_config import SIMULATED_SERVER
 from market.errors import QuaverError
 from sim.accounts import Accounts
 from sim.auth import Keyring
@@ -40,7 +41,6 @@ from sim.tape import Opened, Tape
 from sim.wire import SECOND_NS, Frame, Request, parse
 from sim.world import Market, World
 
-SERVER = "quaver simulated exchange"  # What it calls itself, so that no recording passes for real.
 LIMITED = "rate limit exceeded"  # The venue's own text is not known.
 SEND_BUFFER_BYTES = 1 << 16
 _UNLIMITED_BYTES = 1 << 30  # The most that uvloop, on which Ray actors run, can be told is 2 GiB.
@@ -85,7 +85,7 @@ class Exchange:
                 compression=None,
                 ping_interval=None,  # A client in a debugger is waited for.
                 process_request=self._admit,
-                server_header=SERVER,
+                server_header=SIMULATED_SERVER,
                 write_limit=SEND_BUFFER_BYTES if waits else _UNLIMITED_BYTES,
                 close_timeout=_CLOSE_TIMEOUT_S,
             )

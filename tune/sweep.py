@@ -220,7 +220,7 @@ def _fitted(
                 raise QuaverError(
                     f"sweep: {name} under {store.root} was interrupted: {e}; go on with --resume"
                 ) from e
-        patiently(store, lambda: answers(store))
+        patiently(lambda: answers(store))
         resume = True
     raise AssertionError("unreachable")
 
@@ -288,7 +288,7 @@ def _finish(
     )
     model_path = f"{folder(name)}/best/{MODEL_FILE}"
     model = export(state.best_weights, meta)
-    patiently(store, lambda: store.write(model_path, model))
+    patiently(lambda: store.write(model_path, model))
     looks = [look for row in rows if row.metrics for look in row.metrics.history]
     result = SweepResult(
         name=name,
@@ -300,7 +300,7 @@ def _finish(
         trials=tuple(rows),
     )
     content = msgspec.json.format(msgspec.json.encode(result))
-    patiently(store, lambda: store.write(f"{folder(name)}/{RESULTS_FILE}", content))
+    patiently(lambda: store.write(f"{folder(name)}/{RESULTS_FILE}", content))
     return result
 
 

@@ -36,7 +36,7 @@ def run_trial(
     All trials on a machine map the same files; rows come out of Ray's memory, which they share too.
     """
     torch.set_num_threads(1)
-    opened = patiently(store, samples.open)
+    opened = patiently(samples.open)
     file = TrialFile(store, f"{folder}/{config['trial']['name']}")
     known = file.read()
     epochs = known.epochs if known else ()

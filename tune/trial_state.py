@@ -47,7 +47,7 @@ class TrialFile:
     def read(self) -> TrialState | None:
         """Return the state, None if there is none; QuaverError if it is damaged."""
         try:
-            found = patiently(self._store, lambda: self._store.read(self._path))
+            found = patiently(lambda: self._store.read(self._path))
         except FileNotFoundError:
             return None
         return self._decoded(found)
@@ -79,7 +79,7 @@ class TrialFile:
             assert before is not None
             return before
 
-        patiently(self._store, lambda: self._store.update(self._path, further))
+        patiently(lambda: self._store.update(self._path, further))
 
     def _decoded(self, content: bytes) -> TrialState:
         try:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,56 @@ def test_windows_streamed_live_equal_those_rebuilt_from_what_was_recorded(tmp_pa
         assert (status.ended, status.counts["windows"]) == (True, 40)
         assert status.counts.get("gaps", 0) == status.counts.get("corrupt", 0) == 0
         assert reasons(store, THIN[0]) == []
+
+    play(test)
+
+
+@contextmanager
+def reserved() -> Iterator[int]:
+    """Yield a port on which nobody listens, and which nobody is given, until it is asked for."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+async def refused(ours: Collector) -> None:
+    """Wait until a connection could not be made."""
+    while True:
+        if (await ours.status()).connections[0].errors.get("connect"):
+            return
+        await asyncio.sleep(0.01)
+
+
+def sources(store: Store) -> set[str]:
+    manifests = [read_manifest(store, *partition) for partition in partitions(store)]
+    return {session.source for m in manifests if m for session in m.sessions}
+
+
+def test_a_recording_of_a_simulated_exchange_says_so_however_late_it_starts(
+    tmp_path: Path,
+) -> None:
+    """Its report must not pass for one of a real market."""
+
+    async def test() -> None:
+        with reserved() as port:
+            ours = collector(url := f"ws://127.0.0.1:{port}", tmp_path, THIN)
+            running = asyncio.create_task(streamed(ours, THIN))
+            await refused(ours)
+            async with simulated(duration_s=20.0, port=port):
+                live = await running
+        assert [len(windows) for windows in live.values()] == [5, 5]
+        assert partitions(store := Store(str(tmp_path)))
+        assert sources(store) == {f"simulated at {url}"}
+
+    play(test)
+
+
+def test_a_recording_of_another_server_is_known_by_its_address(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with Venue(ends) as venue:
+            await streamed(collector(venue.url, tmp_path))
+            assert sources(Store(str(tmp_path))) == {venue.url}
 
     play(test)
 

@@ -20,7 +20,7 @@ from actors.segments import encode_block, encode_header, read_segment, segments_
 from actors.spool import Spool, SpoolConfig
 from actors.store import Store
 from actors.stream import ProductStream
-from datasets.health import unknown
+from datasets.unknown import unknown
 from market.events import Kind, Reason
 from market.products import product
 from market.windows import BEAT_NS

@@ -16,7 +16,7 @@ from actors.raw import Gap, Manifest, read_manifest
 from actors.segments import Header, encode_block, encode_header, read_segment, segments_of
 from actors.spool import Spool, SpoolConfig, spool_folder
 from actors.store import Store
-from datasets.health import unknown
+from datasets.unknown import unknown
 from market.errors import QuaverError
 from market.events import EVENT, Kind, Reason, mark
 from market.products import product_of

@@ -419,6 +419,78 @@ def test_a_segment_that_cannot_begin_lets_the_old_one_go_on(
         assert_same_rows(recorded(store, product_id), expected(product_id, 6))
 
 
+# Where the rows come from.
+
+
+def source_of(store: Store, product_id: str = BTC) -> set[str]:
+    manifest = read_manifest(store, product_id, DAY)
+    assert manifest is not None
+    return {session.source for session in manifest.sessions}
+
+
+def rows_in_spool(store: Store) -> int:
+    """How many rows are in the spool."""
+    paths = list(spool_folder(store, QUICK).rglob("*.seg"))
+    return sum(len(block.rows) for path in paths for block in read_segment(path).blocks)
+
+
+def test_a_source_learnt_before_the_first_row_is_that_of_all_rows(tmp_path: Path) -> None:
+    """Also of those that somebody else moves, should this process be killed."""
+    store = Store(str(tmp_path))
+    with spooling(store) as spool:
+        spool.source = "simulated at last"
+        put(spool, 0)
+        flushed(spool)
+        (path,) = spool_folder(store, QUICK).rglob("*.seg")
+        assert read_segment(path).header.source == "simulated at last"
+        put(spool, 2)
+    assert source_of(store) == {"simulated at last"}
+    assert_same_rows(recorded(store, BTC), expected(BTC, 3))
+
+
+def test_rows_of_another_source_do_not_join_a_session(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with spooling(store) as spool:
+        for number in (0, 2):
+            put(spool, number)
+            flushed(spool)
+        spool.source = "simulated at last"
+        for number in (4, 6):
+            put(spool, number)
+            flushed(spool)
+    assert source_of(store) == {"a test"}
+    assert_same_rows(recorded(store, BTC), expected(BTC, 3))
+    assert "simulated and real ones do not mix" in (spool.status().last_error or "")
+    (refused,) = (spool_folder(store, QUICK) / "refused").rglob("*.seg")
+    found = read_segment(refused)
+    assert found.header.source == "simulated at last"
+    rows = np.concatenate([block.rows for block in found.blocks])
+    assert_same_rows(rows, expected(BTC, 7)[len(expected(BTC, 3)) :])
+
+
+def test_a_source_that_the_disk_does_not_take_is_written_before_any_row_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, write, room = Store(str(tmp_path)), actors.spool.write_durably, threading.Event()
+
+    def full(path: Path, data: bytes) -> None:
+        if not room.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    with spooling(store) as spool:
+        monkeypatch.setattr(actors.spool, "write_durably", full)
+        spool.source = "simulated at last"
+        put(spool, 0)
+        wait_for(lambda: "make room" in (spool.status().last_error or ""))
+        assert spool.full and not rows_in_spool(store)
+        room.set()
+        flushed(spool)
+        assert spool.status().last_error is None and not spool.full
+    assert source_of(store) == {"simulated at last"}
+    assert_same_rows(recorded(store, BTC), expected(BTC, 1))
+
+
 # Where it is.
 
 

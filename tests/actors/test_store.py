@@ -17,8 +17,8 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.config import Config
-from pyarrow import fs
 
+from actors import s3
 from actors import store as store_module
 from actors.store import Store, sha256
 from market.errors import QuaverError
@@ -46,15 +46,6 @@ class UnreachableStore(Store):
 
     def __init__(self, port: int) -> None:
         super().__init__("s3://bucket/prefix?region=us-east-1")
-        self._fs = fs.S3FileSystem(
-            endpoint_override=f"127.0.0.1:{port}",
-            scheme="http",
-            access_key="x",
-            secret_key="y",
-            connect_timeout=1,
-            request_timeout=1,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
-        )
         self._s3 = boto3.session.Session("x", "y").client(
             "s3",
             region_name="us-east-1",
@@ -323,7 +314,7 @@ def test_a_put_that_is_cut_off_leaves_what_was_there(
     store, data = Store(s3_root), os.urandom(12 << 20)
     if there_before:
         store.write(FILE, b"before")
-    monkeypatch.setattr(store_module, "_S3_CONFIG", Config(retries={"total_max_attempts": 1}))
+    monkeypatch.setattr(s3, "CONFIG", Config(retries={"total_max_attempts": 1}))
     with Cutter(s3_server.url, 8 << 20).open() as cutter:
         monkeypatch.setenv("AWS_ENDPOINT_URL", cutter.url)
         cut = Store(f"{s3_root}?region=us-east-1")
@@ -343,7 +334,7 @@ def test_what_a_server_acknowledged_before_it_was_killed_is_there(
     s3_root: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as once:
-        once.setattr(store_module, "_S3_CONFIG", Config(retries={"total_max_attempts": 1}))
+        once.setattr(s3, "CONFIG", Config(retries={"total_max_attempts": 1}))
         store = Store(s3_root)
     rng = random.Random(1)
     wanted = {f"raw/{i:04d}": rng.randbytes(rng.randrange(1, 1 << 19)) for i in range(2_000)}

@@ -9,7 +9,9 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 import cluster
 from cluster.config import Config, as_toml, grids, load_config
 from datasets.recipe import Recipe
+from market.cross import CrossConfig
 from market.errors import QuaverError
+from market.external import ExternalConfig
 from market.products import product_of
 from market.signals import SignalsConfig
 from tune.search import trials, variant
@@ -40,6 +42,10 @@ def test_a_signal_is_a_switch_and_part_of_what_samples_are_made_by() -> None:
     assert load_config(None, []).recipe == Recipe()
     config = load_config(None, ["signals.taker=true", "fees.taker_bps=60"])
     assert config.recipe.signals == SignalsConfig(taker=True)
+    given = ["cross.neighbours=3", "external.path=news.parquet", 'external.series=["news"]']
+    recipe = load_config(None, given).recipe
+    assert recipe.cross == CrossConfig(neighbours=3)
+    assert recipe.external == ExternalConfig(path="news.parquet", series=("news",))
     assert config.recipe.fees.taker_bps == 60
 
 
@@ -118,6 +124,8 @@ def test_a_feed_is_simulated_or_a_websocket(url: str) -> None:
         ("sweep.asha.grace=3", "did you mean sweep.asha.grace_epochs?"),
         ("sweep.grid={epochs=[1]}", "there is no key sweep.grid"),
         ("sweep.train.model.lstm_hiden=8", "did you mean sweep.train.model.lstm_hidden?"),
+        ("cross.neighbours=9", "$.cross.neighbours"),
+        ("external.path=news.parquet", "external: path is 'news.parquet' and series is []"),
         ("feed_url=https://feed.example", "feed_url: 'https://feed.example'"),
         ("feed_url=simulatd", "or simulated"),
         ("feed_url=ws://host:port", "feed_url: "),

@@ -1,6 +1,5 @@
 """`quaver record`: what it shows, what it refuses, and that stopping it loses nothing."""
 
-import asyncio
 import contextlib
 import io
 import os
@@ -17,7 +16,7 @@ from actors import fleet
 from actors.connection import ConnectionState, ConnectionStatus
 from actors.latency import Latency
 from actors.listing import Listing
-from actors.raw import SIMULATED, partitions, read_manifest, read_partition
+from actors.raw import partitions, read_manifest, read_partition
 from actors.segments import read_segment
 from actors.spool import SpoolStatus
 from actors.status import CollectorStatus, ProductStatus
@@ -25,15 +24,12 @@ from actors.store import Store
 from cluster import cli
 from cluster import record as recording_command
 from cluster.config import load_config
-from cluster.record import listed_products, source_of
+from cluster.record import listed_products
 from cluster.record_view import Lately, Newest, Statuses, line, summary, table
 from market.errors import QuaverError
 from market.events import Kind
 from market.products import product
-from sim.exchange import Exchange
-from sim.exchange_config import ExchangeConfig
 from tests.actors.market import LIMIT_S, market, wait_for
-from tests.actors.venue import Venue
 from tests.helpers import Quaver
 
 IDS = ("BTC-USD", "ETH-USD", "SOL-USD")
@@ -427,19 +423,3 @@ def test_a_fleet_outlives_its_driver_is_found_again_and_stopped(
         fleet.stop(fleet.running())
     assert set(rows_recorded(tmp_path)) == set(IDS)
     assert on_disk(tmp_path) == 0
-
-
-def test_a_recording_of_the_simulated_exchange_says_so() -> None:
-    """Its report must not pass for one of a real market."""
-
-    async def asked(served: Exchange | Venue) -> str | None:
-        async with served as feed:
-            return await asyncio.to_thread(source_of, feed.url)
-
-    async def nothing(client: object) -> None: ...
-
-    exchange = Exchange(ExchangeConfig(products=("COTI-USD",)))
-    said = asyncio.run(asked(exchange))
-    assert said is not None and said.startswith(SIMULATED)
-    assert asyncio.run(asked(Venue(nothing))) is None
-    assert source_of("ws://127.0.0.1:1") is None

@@ -77,15 +77,30 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def store(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Return a root of its own; a handful of returns is enough to say which coins are near."""
-    few = partial(neighbours.find_neighbours, least_returns=10)
-    monkeypatch.setattr(todo, "find_neighbours", few)
-    store = Store(str(tmp_path))
+def copied(recorded: Path, root: str) -> Store:
+    store = Store(root)
     for path in Store(str(recorded)).files(""):
         store.write(path, (recorded / path).read_bytes())
     return store
+
+
+@pytest.fixture(autouse=True)
+def few_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handful of returns is enough to say which coins are near."""
+    few = partial(neighbours.find_neighbours, least_returns=10)
+    monkeypatch.setattr(todo, "find_neighbours", few)
+
+
+@pytest.fixture
+def store(recorded: Path, tmp_path: Path) -> Store:
+    """Return a folder of its own."""
+    return copied(recorded, str(tmp_path))
+
+
+@pytest.fixture
+def any_store(recorded: Path, root: str) -> Store:
+    """Return a root of its own, of each sort."""
+    return copied(recorded, root)
 
 
 def run(store: Store, recipe: Recipe = RECIPE, **wanted: object) -> Outcome:
@@ -103,12 +118,12 @@ def returns(mid2: dict[int, int], beat: int) -> list[float]:
     return [1e4 * math.log(mid2[beat] / mid2[beat - lag]) for lag in (1, 8, 68)] + [1.0]
 
 
-def test_samples_hold_what_a_plain_loop_gives_over_midnight(store: Store) -> None:
-    assert run(store).failures == []
-    recipe = with_nearest(store, RECIPE)
+def test_samples_hold_what_a_plain_loop_gives_over_midnight(any_store: Store) -> None:
+    assert run(any_store).failures == []
+    recipe = with_nearest(any_store, RECIPE)
     assert len(recipe.signal_names) == 1 + 3 * 4 + 2 * 2
-    samples = load_samples(store, recipe)
-    mids = {product_id: medians(store, product_id) for product_id in COINS}
+    samples = load_samples(any_store, recipe)
+    mids = {product_id: medians(any_store, product_id) for product_id in COINS}
     reference_known = []
     for i in range(len(samples)):
         beat, product_id = int(samples.beat[i]), UNIVERSE[samples.product[i]].id
@@ -200,29 +215,29 @@ def test_another_recording_of_a_reference_makes_stale_who_looks_at_it(store: Sto
     assert {b.product for b in run(store, recipe).built} == {LTC}
 
 
-def test_rows_of_a_series_make_stale_the_days_that_may_read_them(store: Store) -> None:
-    run(store)
+def test_rows_of_a_series_make_stale_the_days_that_may_read_them(any_store: Store) -> None:
+    run(any_store)
     beyond = (MIDNIGHT_NS + 86_400 * SECOND_NS, "news", 5.0)
-    store.write(PATH, parquet([*NEWS, beyond, (1_900_000_000 * 10**9, "others", 1.0)]))
-    assert find_todo(store, RECIPE).is_empty()
-    store.write(PATH, parquet([*NEWS, beyond, (NEWS[-1][0] + 1, "mood", 5.0)]))
-    assert steps(run(store)) == [("samples", product_id, DAYS[1]) for product_id in COINS]
+    any_store.write(PATH, parquet([*NEWS, beyond, (1_900_000_000 * 10**9, "others", 1.0)]))
+    assert find_todo(any_store, RECIPE).is_empty()
+    any_store.write(PATH, parquet([*NEWS, beyond, (NEWS[-1][0] + 1, "mood", 5.0)]))
+    assert steps(run(any_store)) == [("samples", product_id, DAYS[1]) for product_id in COINS]
     before = (NEWS[0][0] - 1, "mood", 5.0)
-    store.write(PATH, parquet([*NEWS, beyond, before]))
-    assert {b.day for b in run(store).built} == set(DAYS)
+    any_store.write(PATH, parquet([*NEWS, beyond, before]))
+    assert {b.day for b in run(any_store).built} == set(DAYS)
 
 
-def test_a_series_that_is_not_there_is_told_before_anything_is_built(store: Store) -> None:
-    store.write(PATH, parquet([row for row in NEWS if row[1] != "mood"]))
+def test_a_series_that_is_not_there_is_told_before_anything_is_built(any_store: Store) -> None:
+    any_store.write(PATH, parquet([row for row in NEWS if row[1] != "mood"]))
     with pytest.raises(QuaverError, match="no row has the name mood; it has news"):
-        find_todo(store, RECIPE)
-    store.delete(PATH)
+        find_todo(any_store, RECIPE)
+    any_store.delete(PATH)
     with pytest.raises(QuaverError, match=f"{PATH} is not there; write it, or take it out"):
-        find_todo(store, RECIPE)
-    store.write(PATH, parquet(NEWS, value=pa.float32()))
+        find_todo(any_store, RECIPE)
+    any_store.write(PATH, parquet(NEWS, value=pa.float32()))
     with pytest.raises(QuaverError, match="column value has the type float"):
-        find_todo(store, RECIPE)
-    assert list(store.files("windows")) == []
+        find_todo(any_store, RECIPE)
+    assert list(any_store.files("windows")) == []
 
 
 def test_too_little_to_tell_which_coins_are_near_is_told_and_windows_stay(

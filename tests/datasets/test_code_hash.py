@@ -161,5 +161,7 @@ def test_what_makes_windows_is_found_and_what_makes_samples_is_not_among_it() ->
         "datasets.recipe",
         "datasets.partition",
         "actors.store",
+        "actors.s3",
+        "actors.durable",
     }
     assert windows_code() != samples_code()

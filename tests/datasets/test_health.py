@@ -32,16 +32,14 @@ from actors.raw import (
 from actors.store import Store, sha256
 from cluster.health import print_health
 from datasets.health import (
-    NOT_RECORDED,
     DayHealth,
     HealthConfig,
     Latency,
     Lost,
-    Unknown,
     health_of,
     total,
-    unknown,
 )
+from datasets.unknown import NOT_RECORDED, Unknown, unknown
 from market.errors import QuaverError
 from market.events import EVENT, Kind
 from market.products import product
@@ -209,7 +207,7 @@ def test_coverage_from_the_manifests_is_that_of_the_rows(
     rows = {key: read_partition(store, m)["ns"] for key, m in held.items() if m}
     newest = max(day for _, day in rows)
     last_ns = max(int(ns.max()) for (_, day), ns in rows.items() if day == newest)
-    found = health_of(store, FLOOR, [], [], latency=True)
+    found = health_of(store, FLOOR, None, None, latency=True)
     assert [(one.product, one.day) for one in found] == sorted(rows)
     for one in found:
         ns = rows[one.product, one.day]
@@ -250,7 +248,7 @@ def test_days_count_from_the_first_row_to_the_newest_days_last(tmp_path: Path) -
     keep(store, BTC, START_NS, MIDNIGHT_NS)
     keep(store, BTC, MIDNIGHT_NS, end)
     keep(store, ETH, MIDNIGHT_NS + 500 * SECOND_NS, MIDNIGHT_NS + 750 * SECOND_NS)
-    found = health_of(store, FLOOR, [], [], latency=True)
+    found = health_of(store, FLOOR, None, None, latency=True)
     assert [(d.product, d.day, d.expected_s, d.covered_s) for d in found] == [
         (BTC, DAYS[0], 43_200, 43_200),
         (BTC, DAYS[1], 1000, 1000),
@@ -266,13 +264,50 @@ def test_days_of_which_there_is_nothing_are_told(tmp_path: Path) -> None:
     keep(store, ETH, START_NS, MIDNIGHT_NS)
     for day in ("2026-08-05", "2026-08-08"):
         keep(store, BTC, day_start_ns(day), day_start_ns(day) + DAY_NS)
-    found = [d for d in health_of(store, FLOOR, [], [BTC], latency=False) if not d.sources]
+    found = [d for d in health_of(store, FLOOR, BTC, None, latency=False) if not d.sources]
     assert [(d.day, d.until_day, d.coverage) for d in found] == [
         ("2026-08-06", "2026-08-07", 0),
         (DAYS[0], DAYS[0], 0),
     ]
-    picked = health_of(store, FLOOR, ["2026-08-06"], [BTC], latency=False)
-    assert [(d.day, d.until_day, d.coverage) for d in picked] == [("2026-08-06",) * 2 + (0,)]
+
+
+@pytest.mark.parametrize(
+    ("products", "days", "wanted"),
+    [
+        (BTC, "2026-08-06", [(BTC, "2026-08-06", "2026-08-06")]),
+        (BTC, "2026-08-06, 2026-08-07", [(BTC, "2026-08-06", "2026-08-07")]),
+        (
+            BTC,
+            "2026-08-07..2026-08-08,2026-08-05",
+            [(BTC, f"2026-08-0{n}", f"2026-08-0{n}") for n in (5, 7, 8)],
+        ),
+        (
+            None,
+            "2026-08-07..2026-12-31",
+            [
+                (BTC, "2026-08-07", "2026-08-07"),
+                (BTC, "2026-08-08", "2026-08-08"),
+                (BTC, DAYS[0], DAYS[0]),
+                (ETH, DAYS[0], DAYS[0]),
+            ],
+        ),
+        (f"{ETH},{BTC}", DAYS[0], [(BTC, DAYS[0], DAYS[0]), (ETH, DAYS[0], DAYS[0])]),
+        (None, "2026-08-05", [(BTC, "2026-08-05", "2026-08-05")]),  # ETH was not expected yet.
+    ],
+)
+def test_days_and_products_pick_also_days_of_which_there_is_nothing(
+    tmp_path: Path, products: str | None, days: str, wanted: list[tuple[str, str, str]]
+) -> None:
+    store = Store(str(tmp_path))
+    keep(store, ETH, START_NS, MIDNIGHT_NS)
+    for day in ("2026-08-05", "2026-08-08"):
+        keep(store, BTC, day_start_ns(day), day_start_ns(day) + DAY_NS)
+    whole = {
+        (d.product, d.day): d.coverage for d in health_of(store, FLOOR, None, None, latency=False)
+    }
+    picked = health_of(store, FLOOR, products, days, latency=False)
+    assert [(d.product, d.day, d.until_day) for d in picked] == wanted
+    assert all(d.coverage == whole.get((d.product, d.day), 0) for d in picked)
 
 
 COUNTS = {"duplicates": 3, "corrupt": 2, "trade_holes": 7, "trade_duplicates": 1}
@@ -296,7 +331,7 @@ def test_what_is_worse_than_the_floor_is_named(
     store = Store(str(tmp_path))
     at = START_NS + SECOND_NS
     keep(store, BTC, START_NS, START_NS + 4 * SECOND_NS, gap(at, at + SECOND_NS), **COUNTS)
-    (found,) = health_of(store, floor, [], [], latency=True)
+    (found,) = health_of(store, floor, None, None, latency=True)
     assert found.faults == ([fault] if fault else [])
     assert {name: getattr(found, name) for name in COUNTS} == COUNTS
     assert (found.gaps, found.lost) == (1, {"gap": Lost(1, 1.0)})
@@ -306,31 +341,32 @@ def test_without_latency_no_part_is_read(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     keep(store, BTC, START_NS, MIDNIGHT_NS)
     store.delete(f"{partition_path(BTC, DAYS[0])}/none")
-    (found,) = health_of(store, FLOOR, [], [], latency=False)
+    (found,) = health_of(store, FLOOR, None, None, latency=False)
     assert found.latency_ms is None
     with pytest.raises(QuaverError, match="--no-latency"):
-        health_of(store, FLOOR, [], [], latency=True)
+        health_of(store, FLOOR, None, None, latency=True)
 
 
 @pytest.mark.parametrize(
-    ("days", "product_ids", "said"),
+    ("products", "days", "said"),
     [
-        ([], ["SOL-USD"], "nothing of SOL-USD.*BTC-USD, ETH-USD"),
-        (["2026-08-11"], [], "2026-08-11 is not in"),
-        (["yesterday"], [], "not a day"),
-        ([DAYS[0]], [ETH], "nothing of ETH-USD was recorded"),
+        ("SOL-USD", None, "--products SOL-USD: there is no raw partition.*BTC-USD, ETH-USD"),
+        (None, "2026-08-11", "--days 2026-08-11: there is no raw partition"),
+        (None, "yesterday", "not a day"),
+        (None, "2026-08-10..2026-08-09", "ends before it begins"),
+        (ETH, DAYS[0], f"--days {DAYS[0]}: there is no raw partition"),
     ],
 )
 def test_what_is_not_there_cannot_be_picked(
-    tmp_path: Path, days: list[str], product_ids: list[str], said: str
+    tmp_path: Path, products: str | None, days: str | None, said: str
 ) -> None:
     store = Store(str(tmp_path))
     with pytest.raises(QuaverError, match="no raw partitions"):
-        health_of(store, FLOOR, days, product_ids, latency=True)
+        health_of(store, FLOOR, products, days, latency=True)
     keep(store, BTC, START_NS, MIDNIGHT_NS)
     keep(store, ETH, MIDNIGHT_NS, MIDNIGHT_NS + SECOND_NS)
     with pytest.raises(QuaverError, match=said):
-        health_of(store, FLOOR, days, product_ids, latency=True)
+        health_of(store, FLOOR, products, days, latency=True)
 
 
 # What a person sees.
@@ -386,7 +422,12 @@ def test_the_command_says_by_its_exit_code_whether_all_is_fine(tmp_path: Path) -
     keep(store, BTC, START_NS, MIDNIGHT_NS, gap(START_NS, START_NS + SECOND_NS, "start"))
     fine = quaver("--data", root)
     assert (fine.returncode, "start 1 s" in fine.stdout) == (0, True), fine.stderr
-    bad = quaver("--data", root, "--set", "health.max_latency_p99_ms=1", "--json")
+    absent = quaver("--data", root, "--products", BTC, "--days", "2020-01-01")
+    assert absent.returncode == 1 and "--days 2020-01-01" in absent.stderr
+    bad = quaver(
+        *("--data", root, "--products", BTC, "--days", f"2026-01-01..{DAYS[0]}"),
+        *("--set", "health.max_latency_p99_ms=1", "--json"),
+    )
     assert bad.returncode == 2
     said = json.loads(bad.stdout)
     assert said["fine"] is False and said["days"][0]["faults"] == ["p99 ms 25 > 1"]

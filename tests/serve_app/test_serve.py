@@ -150,3 +150,49 @@ def test_the_application_predicts_trades_and_leaves_nothing_behind(tmp_path: Pat
         process.wait()
         for pipe in (process.stdin, process.stdout):
             pipe.close()
+
+
+TAKEN = """
+import os, socket, sys
+import ray
+from market.errors import QuaverError
+from serve_app.app import free_ports, ray_environment, start, stop
+from tests.serve_app.driver import EXECUTION
+
+ports = free_ports()
+os.environ.update(ray_environment(ports))
+with socket.socket() as other:
+    port = getattr(ports, sys.argv[2])
+    other.bind(("127.0.0.1", port))
+    other.listen()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="error")
+    try:
+        start(open(sys.argv[1], "rb").read(), EXECUTION, ports)
+    except QuaverError as e:
+        print(str(e).replace(f":{port},", ":PORT,"))
+    finally:
+        stop()
+        ray.shutdown()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(("which", "host"), [("stats", "0.0.0.0"), ("fallback", "127.0.0.1")])
+def test_a_port_that_is_taken_while_ray_starts_is_one_message(
+    tmp_path: Path, which: str, host: str
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(model_file(recipe=Recipe(signals=ALL)))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TAKEN, str(path), which],
+        cwd=ROOT,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = f"serve: another process has taken {host}:PORT, which was free when starting began"
+    assert said in done.stdout
