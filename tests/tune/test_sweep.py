@@ -100,6 +100,9 @@ class Bucket(Store):
         with self._fs.open_input_file(f"{self._base}/{path}") as f:
             return bytes(f.read())
 
+    def exists(self, path: str) -> bool:
+        return self._fs.get_file_info(f"{self._base}/{path}").type == pyarrow.fs.FileType.File
+
     def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
         self.write(path, change(self.read(path) if self.exists(path) else None))
 
