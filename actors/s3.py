@@ -1,15 +1,18 @@
 """S3 for the store: how its server is reached, and what its answers mean.
 
-boto3 reads and writes, pyarrow lists; both are told the same here: how long a server may be silent,
-and which one it is. Keys come from the environment, never from an address.
+boto3 does the store's work, pyarrow serves libraries that want a file system; both are told the
+same here: how long a server may be silent, and which one it is. Keys come from the environment,
+never from an address.
 """
 
+import errno
+from contextlib import closing
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as NotConnected
 from pyarrow import fs
 
@@ -28,6 +31,10 @@ _URI_OPTIONS = {"region", "scheme", "endpoint_override"}
 LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 ABSENT = {"NoSuchKey", "404"}
 UNCHANGED = {"NotModified", "304"}
+_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
+_FULL_STATUS = 507
+_FULL = {"QuotaExceeded", "XMinioAdminBucketQuotaExceeded"}  # Of Ceph and MinIO: not status 507.
+_SLOW = "RequestTimeout"  # With status 400, although the network was at fault.
 
 
 def check_uri(root: str) -> None:
@@ -84,11 +91,29 @@ def filesystem(root: str, client: Any) -> fs.S3FileSystem:
 def is_away(e: BotoCoreError | ClientError) -> bool:
     """Whether a server could not be reached or is in trouble; else the request was wrong."""
     if isinstance(e, ClientError):
-        status = e.response["ResponseMetadata"]["HTTPStatusCode"]
-        return status >= 500 or status in (408, 429)
-    return isinstance(e, HTTPClientError | NotConnected)
+        status = _status(e)
+        trouble = status >= 500 or status in (408, 429) or code(e) == _SLOW
+        return trouble and not is_full(e)
+    return isinstance(e, HTTPClientError | NotConnected | IncompleteReadError)
+
+
+def is_full(e: Exception) -> bool:
+    """Whether an error says that there is no room: that does not pass by waiting."""
+    if isinstance(e, ClientError):
+        return _status(e) == _FULL_STATUS or code(e) in _FULL
+    return isinstance(e, OSError) and e.errno in _FULL_ERRNOS
+
+
+def _status(e: ClientError) -> int:
+    return int(e.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+def body_of(answer: dict[str, Any]) -> bytes:
+    """Return an object's bytes; errors are boto3's, which those of its body in a `with` are not."""
+    with closing(answer["Body"]) as body:
+        return bytes(body.read())
 
 
 def code(e: BotoCoreError | ClientError) -> str:
-    """Return the error code of a server's answer, empty if there was none."""
+    """Return the code of a server's answer, "" if there was none."""
     return str(e.response["Error"]["Code"]) if isinstance(e, ClientError) else ""

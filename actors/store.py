@@ -2,9 +2,9 @@
 
 Files are written whole or not at all: a local file is renamed into place once it is on disk, an S3
 object is one put. Credentials and endpoint come from the usual AWS environment, which boto3 (that
-reads and writes) and pyarrow (that lists) understand alike. Nothing is sent before a path is used,
-so that a collector can start while its S3 is away; a server that is gone, or accepts and then stays
-silent, makes a call fail within two minutes.
+does all work here) and pyarrow (for libraries that want a file system) understand alike. Nothing is
+sent before a path is used, so that a collector can start while its S3 is away; a server that is
+gone, or accepts and then stays silent, makes a call fail within two minutes.
 """
 
 import hashlib
@@ -165,13 +165,20 @@ class Store:
                 if s3.code(e) in s3.ABSENT:
                     raise FileNotFoundError(self.full_path(path)) from None
                 raise
-            with answer["Body"] as body:
-                return body.read(), answer["ETag"]
+            return s3.body_of(answer), answer["ETag"]
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at this path."""
         with self._named("look for", path):
-            return bool(self._fs.get_file_info(self.full_path(path)).type == fs.FileType.File)
+            if self.is_local:
+                return bool(self._fs.get_file_info(self.full_path(path)).type == fs.FileType.File)
+            try:
+                self._s3.head_object(**self._named_object(path))
+            except ClientError as e:
+                if s3.code(e) not in s3.ABSENT:
+                    raise
+                return False
+            return True
 
     def delete(self, path: str) -> None:
         """Remove a file if it is there."""
@@ -194,13 +201,14 @@ class Store:
 
     def sizes(self, under: str) -> dict[str, int]:
         """Return the path and bytes of every file under a folder; temporary ones left out."""
-        selector = fs.FileSelector(self.full_path(under), recursive=True, allow_not_found=True)
         with self._named("list", under):
-            found = [i for i in self._fs.get_file_info(selector) if i.type == fs.FileType.File]
-        base = len(self._base) + 1
-        return {
-            i.path[base:]: i.size for i in found if not PurePosixPath(i.path).name.startswith(".")
-        }
+            found = self._list_local(under) if self.is_local else self._list_s3(under)
+            base = len(self._base) + 1
+            return {
+                path[base:]: size
+                for path, size in found
+                if not PurePosixPath(path).name.startswith(".")
+            }
 
     @contextmanager
     def _named(
@@ -213,9 +221,20 @@ class Store:
             raise
         except (ArrowException, BotoCoreError, ClientError, OSError) as e:
             away = isinstance(e, BotoCoreError | ClientError) and s3.is_away(e)
+            if s3.is_full(e):
+                advice = "there is no room for it: make room there, then try again"
+            elif away and isinstance(e, ClientError):
+                advice = (
+                    "the server answers but is in trouble: if that does not pass, see whether its "
+                    "disk is full, and what its log says"
+                )
+            else:
+                advice = (
+                    "check that this root is the right one, that it can be reached and that you "
+                    "have the rights"
+                )
             raise (Away if away else QuaverError)(
-                f"cannot {doing} {path} under {self.root}: {e}; check that this root is the right "
-                "one, that it can be reached and that you have the rights"
+                f"cannot {doing} {path} under {self.root}: {e}; {advice}"
             ) from None
 
     @contextmanager
@@ -243,6 +262,23 @@ class Store:
     def _fs(self) -> fs.FileSystem:
         return fs.LocalFileSystem() if self.is_local else s3.filesystem(self.root, self._s3)
 
+    def _list_local(self, under: str) -> Iterator[tuple[str, int]]:
+        selector = fs.FileSelector(self.full_path(under), recursive=True, allow_not_found=True)
+        for found in self._fs.get_file_info(selector):
+            if found.type == fs.FileType.File:
+                yield found.path, found.size
+
+    def _list_s3(self, under: str) -> Iterator[tuple[str, int]]:
+        """Ask boto3, which says whether a server is away; pyarrow says it in words only."""
+        bucket, _, folder = self.full_path(under).partition("/")
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=f"{folder}/" if folder else ""
+        )
+        for page in pages:
+            for found in page.get("Contents", []):
+                if not found["Key"].endswith("/"):
+                    yield f"{bucket}/{found['Key']}", found["Size"]
+
     def _named_object(self, path: str) -> dict[str, str]:
         bucket, _, key = self.full_path(path).partition("/")
         return {"Bucket": bucket, "Key": key}
@@ -251,8 +287,7 @@ class Store:
         """Return an object's bytes and the condition that it is still the same."""
         try:
             found = self._s3.get_object(**self._named_object(path))
-            with found["Body"] as body:
-                return body.read(), {"IfMatch": found["ETag"]}
+            return s3.body_of(found), {"IfMatch": found["ETag"]}
         except ClientError as e:
             if s3.code(e) not in s3.ABSENT:
                 raise

@@ -35,7 +35,7 @@ from datasets.recipe import Recipe
 from datasets.table_manifest import TableManifest, finish
 from datasets.tables import read_windows, write_windows
 from market.cross import CrossConfig
-from market.products import UNIVERSE
+from market.products import UNIVERSE, product
 from market.signals import SignalsConfig
 from market.windows import BEAT_NS, WindowBuilder
 
@@ -124,6 +124,7 @@ def _measure_signals(root: Path) -> list[Result]:
 
 
 def _put_windows(store: Store, product_id: str, day: str, windows: NDArray[np.void]) -> None:
+    listed = product(product_id)
     data = write_windows(store, product_id, day, windows)
     manifest = TableManifest(
         table="windows",
@@ -133,6 +134,7 @@ def _put_windows(store: Store, product_id: str, day: str, windows: NDArray[np.vo
         code_sha256="",
         rows=len(windows),
         valid=len(windows),
+        units=(f"{listed.quote_increment:f}", f"{listed.base_increment:f}"),
         bytes=len(data),
         sha256=sha256(data),
     )

@@ -48,6 +48,10 @@ class BuildView(Watcher):
             f"{timedelta(seconds=round(left_s))} left{failed}",
         )
 
+    def says(self, what: str) -> None:
+        """Say what is done between partitions."""
+        self._stage.say(what)
+
     def waiting(self, why: str) -> None:
         """Say why nothing goes on, or not all."""
         self._stage.say(f"waiting, will try again: {why}")
@@ -123,7 +127,9 @@ def _raise_failures(store: Store, todo: Todo, outcome: Outcome, console: Console
         console.print(f"[red]failed:[/] {escape(line)}", soft_wrap=True, highlight=False)
     if len(lines) > _SHOWN:
         console.print(f"and {len(lines) - _SHOWN:,} more")
+    others = "no samples are" if todo.lacks_neighbours else "all others are"
+    because = ": which coins are nearest is worked out from all windows" * todo.lacks_neighbours
     raise QuaverError(
-        f"{len(lines):,} partitions could not be built, all others are; mend what is said above "
+        f"{len(lines):,} partitions could not be built, {others}{because}; mend what is said above "
         "and run quaver build again"
     )

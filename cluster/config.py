@@ -29,13 +29,15 @@ from market.products import UNIVERSE, Product, product
 from market.signals import SignalsConfig
 from market.trader import TraderConfig
 from sim.flow import FlowConfig
-from tune.config import SweepConfig, TrainConfig, variants
-from tune.models import SeedConfig
+from tune.config import SweepConfig, TrainConfig
+from tune.models import SeedConfig, changed
+from tune.search import check_space
 
 LIVE_FEED = "wss://advanced-trade-ws.coinbase.com"
 LIVE_REST = "https://api.coinbase.com/api/v3/brokerage"
 
-_REPLACED = ("sweep.grid", "increments")  # Tables that are one value: another takes its place.
+_REPLACED = ("sweep.space", "increments")  # Tables that are one value: another takes its place.
+_MODEL = "sweep.train.model"
 _OPEN = "sweep.trial_resources."  # A table that takes keys it does not have, and keeps the others.
 
 _Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
@@ -46,7 +48,7 @@ def _default_sweep() -> SweepConfig:
     small = SeedConfig(lstm_hidden=16, book_hidden=(16,), embedding_dim=4, interaction_hidden=(16,))
     return SweepConfig(
         train=TrainConfig(model=small, epochs=8, batch_size=256, learning_rate=1e-3),
-        grid={"objective": ["mse", "bce"], "model.lstm_hidden": [16, 32]},
+        space={"objective": ["mse", "bce"], "model.lstm_hidden": [16, 32]},
     )
 
 
@@ -186,7 +188,7 @@ def _check(config: Config) -> None:
         raise QuaverError(
             f"configuration: rest_url: {config.rest_url!r} is no address; write it like {LIVE_REST}"
         )
-    variants(config.sweep)
+    check_space(config.sweep)
     if abs(sum(config.split) - 1) > 1e-9:
         raise QuaverError(f"configuration: split {config.split} must sum to 1")
 
@@ -228,6 +230,8 @@ def _merge(into: dict[str, Any], given: dict[str, Any], source: str, above: str 
         if isinstance(into.get(key), dict) and name not in _REPLACED:
             if not isinstance(value, dict):
                 raise QuaverError(f"{source}: {name} is a table of keys, not a value")
+            if name == _MODEL and "name" in value:  # Another model has other keys.
+                into[key] = changed(into[key], {"name": value["name"]}, f"{source}: {name}")
             _merge(into[key], value, source, f"{name}.")
         else:
             into[key] = value
@@ -249,10 +253,18 @@ def _write(table: dict[str, Any], name: str, lines: list[str]) -> None:
     values = {k: v for k, v in table.items() if not isinstance(v, dict) and v is not None}
     if name:
         lines.append(f"\n[{name}]")
-    lines += [f"{_key(k)} = {msgspec.json.encode(v).decode()}" for k, v in values.items()]
+    lines += [f"{_key(k)} = {_value(v)}" for k, v in values.items()]
     for key, inner in table.items():
         if isinstance(inner, dict):
             _write(inner, f"{name}.{_key(key)}" if name else _key(key), lines)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return msgspec.json.encode(value).decode()
 
 
 def _key(key: str) -> str:

@@ -124,29 +124,34 @@ def sweep(
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Train every variant of the grid with Ray Tune and export the best model.
+    """Search for the best model with Ray Tune, and export it.
 
-    Checkpoints and TensorBoard scalars are written after every epoch. The grid is `sweep.grid` in
-    the configuration.
+    What is tried is [sweep] in the configuration, examples/sweep.toml has an example: lists, which
+    are tried in full, and ranges to draw from, by the dotted path of a training field; how many
+    draws, by chance or by Optuna; and whether trials that fall behind are stopped (ASHA). The same
+    seed draws the same trials. As many run at once as their resources fit, on this machine or on
+    the cluster at ray_address.
+
+    Checkpoints and TensorBoard scalars are written after every epoch. At the end: the table of all
+    trials, also as runs/NAME/results.json, and whether the best of so many is more than luck.
+
+        quaver sweep --data s3://bucket/prefix --name wide --config examples/sweep.toml
     """
     from actors.store import Store
     from cluster import stages
     from cluster.config import load_config
     from cluster.progress import Display
     from cluster.session import ray_session
+    from cluster.sweep_view import print_sweep
+    from tune.run_folder import check_name
 
     chosen, store = load_config(config, set_ or []), Store(data)
+    check_name(store, name, resume)  # Before a Ray is started for it.
     with Display(console) as display, display.stage("sweep") as stage:
         stage.update(0, 1, "starting Ray")
         with ray_session(chosen.ray_address):
             result = stages.sweep(store, chosen, name, resume, stage)
-    for trial in result.trials:
-        won = "  <- exported" if trial.name == result.best else ""
-        console.print(
-            f"{trial.name}: captures {trial.metrics.best_value_bps:.3f} bp a decision on validation"
-            f"{won}",
-            highlight=False,
-        )
+    print_sweep(result, console)
     console.print(f"TensorBoard: tensorboard --logdir {data}/runs/{name}", soft_wrap=True)
     console.print(f"next: quaver report --data {data} --name {name}", soft_wrap=True)
 

@@ -24,13 +24,14 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+LOCAL = "local"  # The address of a Ray that is started for a command.
 _REACH_S = 5.0
 _OBJECT_STORE_BYTES = 512 << 20
 
 
 @contextmanager
 def ray_session(address: str, extra_env: Mapping[str, str] | None = None) -> Iterator[Path]:
-    """Connect to the Ray at `address`, or start one for `local`; yield its log folder.
+    """Connect to the Ray at `address`, or start one for LOCAL; yield its log folder.
 
     A Ray that was started is stopped at the end, whatever happened. QuaverError if there is none.
     """
@@ -42,7 +43,7 @@ def ray_session(address: str, extra_env: Mapping[str, str] | None = None) -> Ite
     _check_reachable(address)
     os.environ.update(_QUIET | dict(extra_env or {}))
     options: dict[str, object] = {"log_to_driver": False, "logging_level": "error"}
-    if address == "local":
+    if address == LOCAL:
         options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
         context = ray.init(address=address, **options)

@@ -19,6 +19,7 @@ from actors.raw import SIMULATED, day_of, partitions, read_manifest
 from actors.store import Store
 from cluster.config import Config
 from cluster.progress import Stage
+from cluster.session import LOCAL
 from datasets.batches import Part
 from datasets.imports import Imported, import_capture
 from datasets.neighbours import check_before, with_nearest
@@ -149,15 +150,17 @@ def split_samples(
 
 
 def sweep(store: Store, config: Config, name: str, resume: bool, stage: Stage) -> SweepResult:
-    """Train every variant of the grid on the train split; the best is exported."""
+    """Train every variant of the space on the train split; the best is exported."""
     cached, samples, splits = split_samples(
         store, config, lambda done, of: stage.update(done, of, "copying samples to local disk")
     )
 
     def show(p: SweepProgress) -> None:
         best = "" if p.best_value_bps is None else f", best captures {p.best_value_bps:.2f} bp"
-        note = f"{p.finished_trials} of {p.total_trials} trials done{best}"
+        note = f"{p.finished_trials} of {p.total_trials} trials done, {p.running_trials} run{best}"
         stage.update(p.finished_epochs, p.total_epochs, note)
+        if p.warning:
+            stage.say(p.warning)
 
     stage.update(0, 1, f"{int(samples.labelled.sum()):,} labelled samples")
     return run_sweep(
@@ -168,6 +171,7 @@ def sweep(store: Store, config: Config, name: str, resume: bool, stage: Stage) -
         store=store,
         products=PRODUCT_IDS,
         resume=resume,
+        can_grow=config.ray_address != LOCAL,
         on_progress=show,
     )
 
@@ -290,7 +294,8 @@ def _sweep_section(result: SweepResult) -> Sweep:
         mode="max",
         winner=result.best,
         trials=[
-            Trial(name=t.name, params=t.params, metrics=_shown(t.metrics)) for t in result.trials
+            Trial(name=t.name, params=t.params, metrics=_shown(t.metrics) if t.metrics else {})
+            for t in result.trials
         ],
     )
 

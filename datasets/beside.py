@@ -1,6 +1,6 @@
 """What a sample knows besides its own product's windows: other coins' medians, external series."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from actors.raw import day_of, day_start_ns
 from datasets.recipe import Recipe
+from datasets.units import ReadWindows
 from market.cross import Mids, cross, mids
 from market.external import Series, external
 from market.features import LOOKBACK_BEATS
-
-ReadWindows = Callable[[str, str], NDArray[np.void]]  # (product id, day) -> WINDOW[n >= 0]
 
 
 class Beside(NamedTuple):

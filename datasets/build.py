@@ -6,27 +6,27 @@ fails stops nothing else; where the server is away, what failed for it is done a
 """
 
 import logging
+import time
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import ray.data
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
-from tenacity import wait_exponential as exponential
 
+from actors.patience import answers, patiently
 from actors.store import Away, Store
-from datasets.partition import Built, build_samples, build_windows
+from datasets.partition import Built, build_samples, build_windows, windows_read
 from datasets.recipe import Recipe
 from datasets.table_manifest import Partition
 from datasets.todo import Todo
 from market.errors import QuaverError
+from market.products import product_index
 
-_PATIENCE_S = 900.0  # For a server to come back.
-_POLL_MIN_S, _POLL_MAX_S = 0.5, 10.0
 _DEATHS = 2  # Of the processes of one task, before it is given up.
-_ROUNDS = 5  # In which a server that answers lets nothing be built.
-T = TypeVar("T")
+# Before each new try of what a server that answers did not take: a minute of trouble is survived, a
+# server that has no room left, and does not say so, is given up after two.
+_PAUSES_S = (1.0, 5.0, 15.0, 30.0, 60.0)
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +44,9 @@ class Watcher:
 
     def done(self, one: Built | Failure, total: int) -> None:
         """Take note of a partition, and of how many are to be built in all, as far as is known."""
+
+    def says(self, what: str) -> None:
+        """Take note of what is done between partitions."""
 
     def waiting(self, why: str) -> None:
         """Take note that the server is away."""
@@ -64,24 +67,6 @@ class _Result(msgspec.Struct):
     away: str | None = None
 
 
-def patiently(store: Store, call: Callable[[], T], watcher: Watcher) -> T:
-    """Return what `call` returns; while the server is away, wait and call again."""
-
-    def tell(state: RetryCallState) -> None:
-        watcher.waiting(str(state.outcome.exception()) if state.outcome else "")
-
-    for attempt in Retrying(
-        retry=retry_if_exception(lambda e: _is_away(store, e)),
-        wait=exponential(_POLL_MIN_S, _POLL_MAX_S),
-        stop=stop_after_delay(_PATIENCE_S),
-        before_sleep=tell,
-        reraise=True,
-    ):
-        with attempt:
-            return call()
-    raise AssertionError("unreachable")
-
-
 def find_todo(
     store: Store,
     recipe: Recipe,
@@ -93,12 +78,12 @@ def find_todo(
     """Return what is to be built; QuaverError if there is nothing to build from."""
 
     def look() -> Todo:
-        _answers(store)
+        answers(store)
         todo = Todo(store, recipe, products, days, force)
         todo.drop_orphans(store)
         return todo
 
-    return patiently(store, look, watcher or Watcher())
+    return patiently(look, (watcher or Watcher()).waiting)
 
 
 def build(
@@ -110,9 +95,9 @@ def build(
     """Build what is to be built with the running Ray.
 
     Products that are not in the universe get windows but no samples: models know products by their
-    index. Samples whose windows could not be built stay as they are, and all do as long as the
-    nearest coins have to be found and some windows are missing. QuaverError if there is too little
-    to find them from; train is that of `split`.
+    index. Samples whose windows, or those of a product that they look at, could not be built stay
+    as they are; all do as long as the nearest coins have to be found and windows are missing.
+    QuaverError if there is too little to find them from; train is that of `split`.
     """
     watcher, outcome = watcher or Watcher(), Outcome()
     # All windows first: samples read those of neighbouring days and of other products.
@@ -122,12 +107,21 @@ def build(
         if isinstance(one, Built):
             todo.has_windows(partition, one.sha256)
         watcher.done(one, total)
-    if todo.lacks_neighbours:
-        if outcome.failures:
-            return outcome
-        patiently(store, lambda: todo.find_neighbours(store, split), watcher)
     failed = {(failure.product, failure.day) for failure in outcome.failures}
-    samples = [p for p in todo.samples(set()) if p not in failed]
+    if todo.lacks_neighbours:
+        if any(product_index(product_id) is not None for product_id, _ in failed):
+            return outcome
+        watcher.says("working out which coins are nearest")
+        patiently(lambda: todo.find_neighbours(store, split), watcher.waiting)
+    samples = []
+    for partition in todo.samples(set()):
+        read = windows_read(*partition, todo.recipe)
+        others = [p for p in read if p in failed and p[0] != partition[0]]
+        if others:
+            why = f"the windows of {' on '.join(others[0])}, which they look at, could not be built"
+            outcome.failures.append(Failure(*partition, "samples", why))
+        elif partition not in failed:
+            samples.append(partition)
     total = len(todo.windows) + len(samples)
     for _, one in _stage(store, todo.recipe, "samples", samples, watcher):
         _note(outcome, one)
@@ -145,22 +139,34 @@ def _note(outcome: Outcome, one: Built | Failure) -> None:
 def _stage(
     store: Store, recipe: Recipe, stage: str, todo: list[Partition], watcher: Watcher
 ) -> Iterator[tuple[Partition, Built | Failure]]:
-    """Build partitions as they come; those for which the server was away once it is back."""
-    for left in range(_ROUNDS, -1, -1):
-        away: dict[Partition, str] = {}
-        for partition, result in _map(store, recipe, stage, todo):
-            if result.built:
-                yield partition, result.built
-            elif result.away and left:
-                away[partition] = result.away
-                watcher.waiting(f"{len(away)} partitions wait: {result.away}")
+    """Build partitions as they come; those for which the server was away once it is back.
+
+    One goes ahead then, each time another: all are tried when it is done, or at the very last.
+    """
+    left, now, tries = dict.fromkeys(todo, ""), todo, 0
+    while now:
+        refused, waiting = 0, len(left) - len(now)
+        for partition, result in _map(store, recipe, stage, now):
+            del left[partition]
+            if result.away:
+                left[partition] = result.away  # As the last of them.
+                refused += 1
+                watcher.waiting(f"{waiting + refused} partitions wait: {result.away}")
             else:
-                why = result.error or result.away or ""
-                yield partition, Failure(*partition, stage, why)
-        if not away:
-            return
-        patiently(store, lambda: _answers(store), watcher)
-        todo = list(away)
+                yield partition, result.built or Failure(*partition, stage, result.error or "")
+        if refused < len(now):
+            tries = 0
+        if not refused:
+            now = list(left)
+            continue
+        if tries == len(_PAUSES_S):
+            break
+        patiently(lambda: answers(store), watcher.waiting)
+        time.sleep(_PAUSES_S[tries])
+        tries += 1
+        now = list(left)[: None if tries == len(_PAUSES_S) else 1]
+    for partition, why in left.items():
+        yield partition, Failure(*partition, stage, why)
 
 
 def _map(
@@ -203,20 +209,6 @@ def build_one(store: Store, recipe: Recipe, stage: str, partition: Partition) ->
     except Exception as e:
         log.exception("%s of %s", stage, partition)
         return _Result(error=f"{type(e).__name__}: {e}; this is a bug, its trace is in Ray's log")
-
-
-def _answers(store: Store) -> None:
-    """Away if the server does not answer; QuaverError if the root cannot be used at all."""
-    why = store.check()
-    if why:
-        raise Away(f"{store.root} does not answer: {why}")
-
-
-def _is_away(store: Store, e: BaseException) -> bool:
-    """Whether an error comes of a server that is away: listing does not say."""
-    if store.is_local or not isinstance(e, QuaverError):
-        return False
-    return isinstance(e, Away) or store.check() is not None
 
 
 def _set_up_ray_data() -> None:

@@ -193,6 +193,7 @@ _MANIFESTS: dict[type[msgspec.Struct], tuple[str, dict[str, str]]] = {
             "code_sha256": "hash of the code that made it and of its libraries' versions",
             "rows": "in the file",
             "valid": "valid beats, or samples with a label",
+            "units": "of windows: tick in quote currency, lot in coins; null of samples",
             "bytes": "of the file",
             "sha256": "of the file's bytes",
         },

@@ -1,4 +1,4 @@
-"""External series from a Parquet file of (ns, name, value): read once, or watched while it grows.
+"""External series from a Parquet file of (ns, name, value), which may be replaced meanwhile.
 
 The rows may be in any order; of two with the same ns and name the later one in the file counts.
 Whoever adds rows to a file that is in use writes it anew beside it and renames it into place, or
@@ -6,7 +6,6 @@ puts the object: it is read whole, and again when the file system or S3 says tha
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,49 +25,27 @@ EXTERNAL_SCHEMA = pa.schema(
     ]
 )
 _FIRST_NS = 10**18  # September 2001; what is before is in s, ms or us, and would always be known.
+_MOST = 1e15  # A model's float32 can take these.
 _STRINGS = (pa.string(), pa.large_string(), pa.string_view())
 _HINT = "external series are a Parquet file of ns (int64), name (string) and value (float64)"
 _NONE = Series(np.zeros(0, np.int64), np.zeros(0))
 
 
-class External(NamedTuple):
-    """What a file held."""
-
-    series: dict[str, Series]
-    sha256: str  # Of the file.
-
-
-def read_external(store: Store, config: ExternalConfig) -> External:
-    """Return all series of a file; QuaverError if it is not sound or lacks one that is wanted."""
-    where = _where(store, config)
-    try:
-        data = store.read(config.path)
-    except FileNotFoundError:
-        raise _absent(where) from None
-    series = parse_external(data, where)
-    if missing := [name for name in config.series if name not in series]:
-        raise QuaverError(
-            f"{where}: no row has the name {', '.join(missing)}; it has "
-            f"{', '.join(sorted(series)) or 'no rows'}; write them, or leave them out of `series`"
-        )
-    return External(series, sha256(data))
-
-
 class ExternalReader:
-    """The columns of one beat after another, from a file that is replaced meanwhile."""
+    """A file's series, and the columns of one beat after another, as it is replaced."""
 
     def __init__(self, store: Store, config: ExternalConfig) -> None:
         """Take what is to be read; nothing is read before `refresh`."""
         self._store, self._config = store, config
-        self._series: dict[str, Series] = {}
+        self.series: dict[str, Series] = {}
         self._tag: str | None = None
         self._problem: str | None = None
 
     def refresh(self) -> bool:
         """Read the file if it is another than last time; return whether it was.
 
-        QuaverError, every time, as long as it is not there, cannot be reached or is not sound; what
-        was read before stays in use. Blocks; to be called once per beat, before `row`.
+        QuaverError, every time, as long as it is not there, cannot be reached, is not sound or has
+        no row of a series that is wanted; what was read before stays in use. Blocks.
         """
         where = _where(self._store, self._config)
         try:
@@ -79,7 +56,7 @@ class ExternalReader:
             data, self._tag = found
             self._problem = None
             try:
-                self._series = parse_external(data, where)
+                self.series = _wanted(parse_external(data, where), self._config, where)
             except QuaverError as problem:
                 self._problem = str(problem)
         if self._problem:
@@ -88,7 +65,7 @@ class ExternalReader:
 
     def row(self, beat: int) -> NDArray[np.float64]:
         """Return the columns of a beat, f8[2 * series], as `external` gives them for this file."""
-        row: NDArray[np.float64] = external(np.array([beat]), self._series, self._config)[0]
+        row: NDArray[np.float64] = external(np.array([beat]), self.series, self._config)[0]
         return row
 
 
@@ -114,7 +91,7 @@ def parse_external(data: bytes, where: str) -> dict[str, Series]:
     ns, value = table["ns"].to_numpy(), table["value"].to_numpy()
     timely = (ns >= _FIRST_NS) & (ns <= MAX_NS)
     _check_rows(where, "ns", timely, "is no time from 2001 on in nanoseconds since 1970")
-    _check_rows(where, "value", np.isfinite(value), "is not finite")
+    _check_rows(where, "value", np.abs(value) <= _MOST, f"is not finite, or beyond {_MOST:g}")
     encoded = table["name"].combine_chunks().dictionary_encode()
     codes, found = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
     order = np.lexsort((ns, codes))  # Stable: rows with the same time stay in the file's order.
@@ -123,6 +100,16 @@ def parse_external(data: bytes, where: str) -> dict[str, Series]:
         name: Series(ns[rows], value[rows])
         for name, rows in zip(found, np.split(order, borders), strict=False)
     }
+
+
+def _wanted(series: dict[str, Series], config: ExternalConfig, where: str) -> dict[str, Series]:
+    """Return the series; QuaverError if one that is wanted has no row."""
+    if missing := [name for name in config.series if name not in series]:
+        raise QuaverError(
+            f"{where}: no row has the name {', '.join(missing)}; it has "
+            f"{', '.join(sorted(series)) or 'no rows'}; write them, or leave them out of `series`"
+        )
+    return series
 
 
 def _table(data: bytes, where: str) -> pa.Table:

@@ -19,7 +19,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.raw import (
-    DAY_NS,
     day_of,
     day_start_ns,
 )
@@ -27,18 +26,19 @@ from actors.store import Store
 from datasets import partition
 from datasets.beside import Beside, beside
 from datasets.differences import between, differing
-from datasets.partition import read_raw
+from datasets.partition import days_read, read_raw
 from datasets.prefix import Prefix
 from datasets.rebuild import windows_of
 from datasets.recipe import Recipe
 from datasets.scramble import beside_until, scrambled_past, scrambled_past_beside
-from datasets.table_manifest import Partition
+from datasets.table_manifest import Partition, read_table_manifest
 from datasets.tables import (
     read_samples,
     read_windows,
     table_path,
     windows_table,
 )
+from datasets.units import Units, in_units_of
 from market.errors import QuaverError
 from market.external import Series
 from market.features import LOOKBACK_BEATS
@@ -139,7 +139,10 @@ class _DayCheck:
         self._store, self._recipe, self._manifest, self._rng = store, recipe, manifest, rng
         self._series = series
         self._stored = self._read(day)
-        self._day_before = self._read(day_of(day_start_ns(day) - 1))
+        before = day_of(day_start_ns(day) - 1)
+        self._day_before = self._read(before)
+        if self._units(product_id, before) != self._units(product_id, day):
+            self._day_before = self._day_before._replace(samples=None)  # No label reaches here.
         self._windows = windows_table(self._stored.within)
         self._found: dict[tuple[str, str, str], dict[How, tuple[int, NDArray[np.int64]]]] = {}
         self.checked = DayChecked(product=product_id, day=day, cuts=[])
@@ -276,7 +279,7 @@ class _DayCheck:
         )
 
     def _read(self, day: str) -> _Stored:
-        store, product_id, start_ns = self._store, self._manifest.product, day_start_ns(day)
+        store, product_id = self._store, self._manifest.product
         samples = table_path("samples", product_id, day)
         if day == self._manifest.day:
             tables = ("windows",) if product_index(product_id) is None else ("windows", "samples")
@@ -289,11 +292,11 @@ class _DayCheck:
         found = None
         if store.exists(samples):
             found = read_samples(store, product_id, day, self._recipe)
-        return _Stored(
-            day,
-            found,
-            read_windows(store, product_id, day),
-            read_windows(store, product_id, day_of(start_ns - 1)),
-            read_windows(store, product_id, day_of(start_ns + DAY_NS)),
-            beside(product_id, day, self._recipe, partial(read_windows, store), self._series),
-        )
+        windows = in_units_of(day, partial(read_windows, store), self._units)
+        before, within, after = (windows(product_id, one) for one in days_read(day))
+        known = beside(product_id, day, self._recipe, windows, self._series)
+        return _Stored(day, found, within, before, after, known)
+
+    def _units(self, product_id: str, day: str) -> Units:
+        made = read_table_manifest(self._store, "windows", product_id, day)
+        return made and made.units

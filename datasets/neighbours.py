@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from actors.store import Store, sha256
 from datasets.recipe import Recipe
 from datasets.splits import split_by_time
+from datasets.table_manifest import read_table_manifest
 from datasets.tables import read_windows, stored
 from market.cross import MOST_NEIGHBOURS, RETURN_LAGS, Mids, mids
 from market.errors import QuaverError
@@ -179,9 +180,14 @@ def _encoded(neighbours: Neighbours) -> bytes:
 def _read(store: Store, product_id: str, days: list[str]) -> tuple[Mids, Ints]:
     """Return a product's medians on the grid, and the beats at which it has a sample."""
     grid, sampled = [], []
-    before = np.zeros(0, WINDOW)
+    before, units = np.zeros(0, WINDOW), None
     for day in days:
         windows = read_windows(store, product_id, day)
+        made = read_table_manifest(store, "windows", product_id, day)
+        past, units = units, made and made.units
+        if grid and units != past:  # No return from ticks to other ticks, and no sample over them.
+            grid[-1] = Mids(*(column[:-1] for column in grid[-1]))
+            before = before[:0]
         grid.append(_on_grid(mids(windows)))
         unbroken = np.concatenate([before, windows])
         new = valid_run(unbroken)[len(before) :] > LOOKBACK_BEATS

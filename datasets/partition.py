@@ -4,6 +4,7 @@ The same input gives the same bytes, wherever and however often it is built.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from actors.raw import DAY_NS, Manifest, day_of, day_start_ns, partition_path, r
 from actors.store import Store, sha256
 from datasets.beside import Beside, beside, reference_days
 from datasets.code_hash import code_sha256
-from datasets.external import inputs_sha256, parse_external, read_external
+from datasets.external import ExternalReader, inputs_sha256, parse_external
 from datasets.rebuild import windows_of
 from datasets.recipe import Recipe
 from datasets.table_manifest import (
@@ -33,8 +34,9 @@ from datasets.tables import (
     write_samples,
     write_windows,
 )
+from datasets.units import in_units_of, units_of
 from market.errors import QuaverError
-from market.external import Series
+from market.external import ExternalConfig, Series
 from market.features import LOOKBACK_BEATS, features
 from market.labels import labels
 from market.products import Product, product_index
@@ -61,7 +63,9 @@ def windows_code() -> str:
 
 def samples_code() -> str:
     """Return the hash of the code that makes samples of windows."""
-    return code_sha256(decode_windows, beside, parse_external, samples_of, write_samples)
+    return code_sha256(
+        decode_windows, in_units_of, beside, parse_external, samples_of, write_samples
+    )
 
 
 def days_read(day: str) -> list[str]:
@@ -84,8 +88,18 @@ def external_inputs(series: Mapping[str, Series], day: str, recipe: Recipe) -> s
 
 
 def read_series(store: Store, recipe: Recipe) -> dict[str, Series]:
-    """Return the external series that samples take; QuaverError as from `read_external`."""
-    return read_external(store, recipe.external).series if recipe.external.series else {}
+    """Return the external series that samples take; QuaverError as from `ExternalReader`."""
+    if not recipe.external.series:
+        return {}
+    reader = _reader(store.root, recipe.external)
+    reader.refresh()
+    return reader.series
+
+
+@lru_cache(1)
+def _reader(root: str, config: ExternalConfig) -> ExternalReader:
+    """A process builds many partitions, and reads the file again only when it is another."""
+    return ExternalReader(Store(root), config)
 
 
 def read_raw(store: Store, product_id: str, day: str) -> Manifest:
@@ -122,6 +136,7 @@ def build_windows(store: Store, product_id: str, day: str) -> Built:
         code_sha256=windows_code(),
         rows=len(windows),
         valid=valid,
+        units=units_of(raw),
         bytes=len(data),
         sha256=sha256(data),
     )
@@ -140,8 +155,12 @@ def build_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> Bu
             "made from; run quaver build"
         )
     series = read_series(store, recipe)
-    known = beside(product_id, day, recipe, lambda *of: read[of][0], series)
-    before, within, after = (read[product_id, one][0] for one in days_read(day))
+    made = {of: manifest for of, (_, manifest) in read.items()}
+    windows_of_day = in_units_of(
+        day, lambda *of: read[of][0], lambda *of: made[of] and made[of].units
+    )
+    known = beside(product_id, day, recipe, windows_of_day, series)
+    before, within, after = (windows_of_day(product_id, one) for one in days_read(day))
     windows = np.concatenate(
         [before[-LOOKBACK_BEATS:], within, after[: recipe.horizon_beats]]
         if len(within)
@@ -151,12 +170,12 @@ def build_samples(store: Store, product_id: str, day: str, recipe: Recipe) -> Bu
     labelled = table.num_rows - table["label"].null_count
     begin(store, "samples", product_id, day)
     data = write_samples(store, product_id, day, table, recipe)
-    hashes = [found for _, found in read.values()]
+    sources = [manifest and manifest.source for manifest in made.values()]
     manifest = TableManifest(
         table="samples",
         product=product_id,
         day=day,
-        inputs_sha256=samples_inputs(raw, hashes, external_inputs(series, day, recipe), recipe),
+        inputs_sha256=samples_inputs(raw, sources, external_inputs(series, day, recipe), recipe),
         code_sha256=samples_code(),
         rows=table.num_rows,
         valid=labelled,
@@ -192,8 +211,10 @@ def _beats(day: str) -> tuple[int, int]:
     return start_ns // BEAT_NS, (start_ns + DAY_NS) // BEAT_NS
 
 
-def _read_windows(store: Store, product_id: str, day: str) -> tuple[NDArray[np.void], str | None]:
-    """Return the windows of a day and the hash of their file, none and None if it was not built."""
+def _read_windows(
+    store: Store, product_id: str, day: str
+) -> tuple[NDArray[np.void], TableManifest | None]:
+    """Return the windows of a day and their manifest, none and None if they were not built."""
     manifest = read_table_manifest(store, "windows", product_id, day)
     path = table_path("windows", product_id, day)
     try:
@@ -207,4 +228,4 @@ def _read_windows(store: Store, product_id: str, day: str) -> tuple[NDArray[np.v
             f"{store.root}/{path} is not what its manifest says (SHA-256 differs); remove it and "
             "run quaver build"
         )
-    return decode_windows(data, f"{store.root}/{path}"), manifest.sha256
+    return decode_windows(data, f"{store.root}/{path}"), manifest

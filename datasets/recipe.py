@@ -4,12 +4,14 @@ from typing import Annotated, Any
 
 import msgspec
 
-from market import cross, external, signals
 from market.actions import Fees
-from market.cross import CrossConfig
+from market.cross import CrossConfig, references_of
+from market.cross import names as cross_names
 from market.external import ExternalConfig
+from market.external import names as external_names
 from market.labels import HORIZON_BEATS
 from market.signals import SignalsConfig
+from market.signals import names as own_names
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -25,12 +27,12 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     @property
     def signal_names(self) -> tuple[str, ...]:
         """The columns of signals in samples, in order; a model takes as many."""
-        own = signals.names(self.signals)
-        return own + cross.names(self.cross) + external.names(self.external)
+        others = cross_names(self.cross) + external_names(self.external)
+        return own_names(self.signals) + others
 
     def references_of(self, product_id: str) -> tuple[str | None, ...]:
         """Return the other products whose returns are signals of this one; None: there is none."""
-        return cross.references_of(product_id, self.cross, self.nearest.get(product_id, ()))
+        return references_of(product_id, self.cross, self.nearest.get(product_id, ()))
 
 
 def differences(found: Recipe, wanted: Recipe) -> str:

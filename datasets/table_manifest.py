@@ -17,9 +17,11 @@ from actors.s3 import MAX_THREADS
 from actors.store import Store, sha256
 from datasets.recipe import Recipe
 from datasets.tables import table_path
+from datasets.units import Units
 
-FORMAT = "quaver.table.1"
+FORMAT = "quaver.table.2"
 Partition = tuple[str, str]  # (product id, day)
+Source = tuple[str, Units]  # Of windows: the hash of the file, what its numbers count.
 T = TypeVar("T")
 
 
@@ -34,8 +36,14 @@ class TableManifest(msgspec.Struct, frozen=True, kw_only=True):
     code_sha256: str  # Of the code that made it, and the versions of the libraries that decide.
     rows: int
     valid: int  # Valid beats, or samples with a label.
+    units: Units = None  # Of windows.
     bytes: int
     sha256: str  # Of the file.
+
+    @property
+    def source(self) -> Source:
+        """What samples that are made from it keep of it."""
+        return self.sha256, self.units
 
     def is_current(self, inputs: str, code: str) -> bool:
         """Whether building the partition again would give the same file."""
@@ -56,11 +64,13 @@ def windows_inputs(raw: Manifest) -> str:
     return _hash([raw.product, raw.day, raw.quote_increment, raw.base_increment, sessions])
 
 
-def samples_inputs(raw: Manifest, windows: list[str | None], external: str, recipe: Recipe) -> str:
+def samples_inputs(
+    raw: Manifest, windows: list[Source | None], external: str, recipe: Recipe
+) -> str:
     """Return the hash of what samples are made from.
 
-    `windows` are the hashes of the files read, None where a day has none; `external` is that of the
-    rows of external series.
+    `windows` are of the files read, None where a day has none; `external` is the hash of the rows
+    of external series.
     """
     listed = [raw.product, raw.day, raw.quote_increment, raw.base_increment]
     return _hash([*listed, windows, external, recipe])

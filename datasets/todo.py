@@ -23,6 +23,7 @@ from datasets.table_manifest import (
     windows_inputs,
 )
 from datasets.tables import stored, table_path
+from datasets.units import units_of
 from market.errors import QuaverError
 from market.products import product_index
 
@@ -45,9 +46,6 @@ class Todo:
         force: bool = False,
     ) -> None:
         """Look at what is there; QuaverError if nothing is, or nothing of what is wanted."""
-        self.lacks_neighbours = bool(recipe.cross.neighbours) and not store.exists(NEIGHBOURS_PATH)
-        self.recipe = recipe if self.lacks_neighbours else with_nearest(store, recipe)
-        self._series, self._force = read_series(store, recipe), force
         found, self.foreign = known_partitions(store)
         if not found:
             raise QuaverError(
@@ -55,15 +53,24 @@ class Todo:
                 "record or import some first (quaver import --help)"
             )
         wanted = choose(found, products, days)
-        read = {one for of in wanted for one in windows_read(*of, self.recipe)}
-        with_windows = sorted(found if self.lacks_neighbours else read & set(found))
         self.sampled = [(p, day) for p, day in wanted if product_index(p) is not None]
+        self.lacks_neighbours = bool(
+            recipe.cross.neighbours and self.sampled and not store.exists(NEIGHBOURS_PATH)
+        )
+        known = self.sampled and not self.lacks_neighbours
+        self.recipe = with_nearest(store, recipe) if known else recipe
+        self._series, self._force = read_series(store, recipe), force
+        read = set(wanted)
+        read |= {one for of in self.sampled for one in windows_read(*of, self.recipe)}
+        if self.lacks_neighbours:
+            read |= {(p, day) for p, day in found if product_index(p) is not None}
+        with_windows = sorted(read & set(found))
         self.unlisted = sorted({p for p, _ in wanted if product_index(p) is None})
-        manifests = in_threads(lambda p: _raw_or_none(store, p), with_windows)
+        manifests = in_threads(lambda p: _raw_or_none(store, *p), with_windows)
         self._raw = dict(zip(with_windows, manifests, strict=True))
         self._windows = read_table_manifests(store, "windows", with_windows)
         self._samples = read_table_manifests(store, "samples", self.sampled)
-        self._hashes = {p: manifest.sha256 for p, manifest in self._windows.items()}
+        self._sources = {p: manifest.source for p, manifest in self._windows.items()}
         self.windows = [
             p for p in with_windows if (force and p in wanted) or not self._is_windows_current(p)
         ]
@@ -86,7 +93,8 @@ class Todo:
 
     def has_windows(self, partition: Partition, sha256: str) -> None:
         """Take note that windows were built, and of their file's hash."""
-        self._hashes[partition] = sha256
+        raw = self._raw[partition]
+        self._sources[partition] = sha256, raw and units_of(raw)
 
     def find_neighbours(self, store: Store, split: tuple[float, float, float]) -> None:
         """Work out the nearest coins and keep them; QuaverError as from `find_neighbours`."""
@@ -113,7 +121,7 @@ class Todo:
         raw, made = self._raw[partition], self._samples.get(partition)
         if raw is None or made is None:
             return False
-        read = [self._hashes.get(of) for of in windows_read(*partition, self.recipe)]
+        read = [self._sources.get(of) for of in windows_read(*partition, self.recipe)]
         external = external_inputs(self._series, partition[1], self.recipe)
         inputs = samples_inputs(raw, read, external, self.recipe)
         return made.is_current(inputs, code)
@@ -179,10 +187,10 @@ def _shown(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _raw_or_none(store: Store, partition: Partition) -> Manifest | None:
+def _raw_or_none(store: Store, product_id: str, day: str) -> Manifest | None:
     """Return a raw manifest, None where building its windows will say what is wrong with it."""
     try:
-        return read_raw(store, *partition)
+        return read_raw(store, product_id, day)
     except Away:
         raise
     except QuaverError:

@@ -134,13 +134,15 @@ class CrossBuilder:
         for name, new in found.items():
             self._recent[name].add(new)
 
-    def waits_for(self, product_id: str, beat: int) -> tuple[str, ...]:
-        """Return the references of a product whose window of `beat` should come any moment.
+    def absent(self, product_id: str, beat: int) -> tuple[str, ...]:
+        """Return the references of a product whose window of `beat` has not come."""
+        named = dict.fromkeys(self._references[product_id])
+        return tuple(n for n in named if n is not None and self._recent[n].newest < beat)
 
-        It has not come, but one of at most GIVEN_UP_BEATS before it has.
-        """
-        named = (n for n in dict.fromkeys(self._references[product_id]) if n is not None)
-        return tuple(n for n in named if 0 < beat - self._recent[n].newest <= GIVEN_UP_BEATS)
+    def waits_for(self, product_id: str, beat: int) -> tuple[str, ...]:
+        """Return those absent that should come any moment: silent for GIVEN_UP_BEATS at most."""
+        absent = self.absent(product_id, beat)
+        return tuple(n for n in absent if beat - self._recent[n].newest <= GIVEN_UP_BEATS)
 
     def row(self, product_id: str, beat: int) -> Floats:
         """Return the signals of a beat, f8[WIDTH * references], from the windows pushed so far.

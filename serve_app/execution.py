@@ -99,9 +99,6 @@ class Execution:
                 coming = asyncio.ensure_future(anext(stream, None))
         finally:
             coming.cancel()
-        while (left_s := self.executor.patience_left_s) is not None:
-            await asyncio.sleep(left_s)
-            await self.executor.release()
 
     async def _come(self, coming: asyncio.Future[Awaitable[Item] | None]) -> Awaitable[Item] | None:
         """Return what comes next; meanwhile, decide on beats that have waited for long enough."""

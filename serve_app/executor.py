@@ -56,6 +56,10 @@ class _Row(NamedTuple):
     product_id: str
     window: NDArray[np.void]  # WINDOW[1]
 
+    @property
+    def valid(self) -> bool:
+        return bool(self.window["valid"][0])
+
 
 class _Held(NamedTuple):
     """What is to be decided at the end of a beat."""
@@ -129,11 +133,10 @@ class Executor:
             self._held.append(_Held(beat, rows, received_ns))
         await self.release()
 
-    async def release(self) -> None:
+    async def release(self, patient: bool = True) -> None:
         """Decide on the beats held, up to the first one that waits for other products."""
-        while self._held and (not self._awaited(self._held[0]) or self.patience_left_s == 0):
+        while self._held and not (patient and self._waits(self._held[0])):
             held = self._held.popleft()
-            self.counts["late_references"] += self._awaited(held)
             await self._on_beat(*held)
 
     @property
@@ -157,12 +160,15 @@ class Executor:
             beats.setdefault(beat, []).append(_Row(product_id, new[i : i + 1]))
             due = beat + 1
 
-    def _awaited(self, held: _Held) -> int:
-        """Return how many products of a beat wait for the windows of others."""
-        return sum(bool(self._inputs.waits_for(row.product_id, held.beat)) for row in held.rows)
+    def _waits(self, held: _Held) -> bool:
+        awaited = any(
+            self._inputs.waits(row.product_id, held.beat) for row in held.rows if row.valid
+        )
+        return awaited and self.patience_left_s != 0
 
     async def withdraw(self) -> None:
-        """Cancel every resting order: without windows, none of them can be answered for."""
+        """Decide on what is held, then cancel all orders: without windows nobody watches them."""
+        await self.release(patient=False)
         for order in list(self.trader.ledger.open.values()):
             await self._cancel(order)
 
@@ -174,7 +180,7 @@ class Executor:
     async def _on_beat(self, beat: int, rows: list[_Row], received_ns: int) -> None:
         found, asked = [], []
         try:
-            await self._inputs.refresh(self._predict_timeout_s)
+            await self._inputs.refresh(beat, self._predict_timeout_s)
         except Exception as error:  # What was read before stays in use, as long as it may.
             self.failed("external series", error)
         for row in rows:
@@ -184,6 +190,7 @@ class Executor:
                 self.failed(f"beat {beat}, {row.product_id}", error)
                 continue
             if inputs:
+                self.counts["late_references"] += self._inputs.lacks(row.product_id, beat)
                 found.append(inputs)
                 asked.append(row.product_id)
         values = await self._values(found, asked) if asked else {}

@@ -46,6 +46,7 @@ class LiveInputs:
         self._features = {name: FeatureBuilder(p.tick) for name, p in self._listed.items()}
         self._cross = CrossBuilder({name: recipe.references_of(name) for name in self._listed})
         self._reading: asyncio.Future[bool] | None = None
+        self._refreshed = -1
 
     @property
     def needed(self) -> frozenset[str]:
@@ -56,22 +57,28 @@ class LiveInputs:
         """Take note of windows that other products look at; ValueError as from `CrossBuilder`."""
         self._cross.push(windows)
 
-    def waits_for(self, product_id: str, beat: int) -> tuple[str, ...]:
-        """Return the products that it looks at whose window of `beat` should come any moment."""
-        return self._cross.waits_for(product_id, beat)
+    def waits(self, product_id: str, beat: int) -> bool:
+        """Whether a product that it looks at should send its window of `beat` any moment."""
+        return bool(self._cross.waits_for(product_id, beat))
 
-    async def refresh(self, timeout_s: float) -> None:
-        """Read external series if they have changed.
+    def lacks(self, product_id: str, beat: int) -> bool:
+        """Whether the window of `beat` of a product that it looks at has not come."""
+        return bool(self._cross.absent(product_id, beat))
 
-        QuaverError where they cannot be read, TimeoutError where that takes too long: what was read
-        before then stays in use.
+    async def refresh(self, beat: int, timeout_s: float) -> None:
+        """Read external series if they have changed since the beat before.
+
+        QuaverError where they cannot be read, TimeoutError where that takes too long, at once if it
+        goes on from before: what was read last stays in use.
         """
-        if self._external is None:
+        if self._external is None or beat <= self._refreshed:
             return
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.ensure_future(asyncio.to_thread(self._external.refresh))
-            # One that came too late may fail when nobody waits for it any more.
-            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._refreshed = beat
+        if self._reading is not None and not self._reading.done():
+            raise TimeoutError("they are still being read")
+        self._reading = asyncio.ensure_future(asyncio.to_thread(self._external.refresh))
+        # One that came too late may fail when nobody waits for it any more.
+        self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.wait_for(asyncio.shield(self._reading), timeout_s)
 
     def of(self, product_id: str, window: NDArray[np.void]) -> Inputs | None:

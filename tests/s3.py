@@ -19,12 +19,15 @@ import pytest
 ACCESS_KEY, SECRET_KEY = "quaver-test-key", "quaver-test-secret"
 _PORTS = ("s3", "master", "filer", "volume", "admin")
 _START_S = 30.0
+# One volume for one bucket, full with about a megabyte; on the same files, one that takes more.
+SMALL = ("-volume.max=1", "-master.volumeSizeLimitMB=1")
+ROOMY = ("-volume.max=8", "-master.volumeSizeLimitMB=64")
 
 
 class S3Server:
     """`weed mini`, which keeps what it has acknowledged through `kill9` and `restart`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: tuple[str, ...] = ()) -> None:
         """Start a server with its data and log under `folder`; skip the test if there is none."""
         # Beside the interpreter, whether its environment is active or not.
         weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
@@ -54,7 +57,7 @@ class S3Server:
             *(f"-{name}={port}" for name, port in ports.items()),
         ]
         self._process: subprocess.Popen[bytes] | None = None
-        self.restart()
+        self.restart(options)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -81,13 +84,13 @@ class S3Server:
         """Whether it was started and not killed since."""
         return self._process is not None
 
-    def restart(self) -> None:
+    def restart(self, options: tuple[str, ...] = ()) -> None:
         """Start the server, which must not run, and wait until it answers."""
         assert self._process is None
         given = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=os.environ | given
+                [*self._command, *options], stdout=log, stderr=log, env=os.environ | given
             )
         until = time.monotonic() + _START_S
         while not self._ready():

@@ -24,8 +24,9 @@ from tune.objectives import Objective
 from tune.plain import INPUTS
 from tune.scaled import ACTIONS, Positive, ScaledModel, SizesOfAny
 
-# Ours, and what LightGBM calls them; of the others a loss per action would be none of the action's.
+# Those whose loss is a sum over the actions, by the name of LightGBM's loss of one action.
 OBJECTIVES: dict[Objective, str] = {"mse": "regression", "advantage": "regression", "bce": "binary"}
+TREES = ("feature", "threshold", "leaf")  # Buffers.
 _AT_ONCE = 1 << 18  # Pairs of sample and tree; it keeps what is being looked up in the cache.
 
 
@@ -63,7 +64,7 @@ class BoostedModel(ScaledModel):
     def __init__(self, config: BoostedConfig, signals: int) -> None:
         """See ScaledModel; without trees every value is 0."""
         super().__init__(config, signals)
-        self._inputs = INPUTS + signals + 1
+        self.width = INPUTS + signals + 1
         leaves = 2**config.depth
         self.register_buffer("feature", torch.zeros(0, ACTIONS, leaves - 1, dtype=torch.int64))
         self.register_buffer("threshold", torch.zeros(0, ACTIONS, leaves - 1, dtype=torch.float64))
@@ -101,11 +102,10 @@ class BoostedModel(ScaledModel):
             place = 2 * place + (seen > threshold.take(node))
         return leaf.take(tree * leaf.shape[1] + place).unflatten(1, (-1, ACTIONS))
 
-    def append(self, feature: Tensor, threshold: Tensor, leaf: Tensor) -> None:
-        """Add trees, shaped as the buffers are."""
-        self.feature = torch.cat([self.feature, feature])
-        self.threshold = torch.cat([self.threshold, threshold])
-        self.leaf = torch.cat([self.leaf, leaf])
+    def append(self, *trees: Tensor) -> None:
+        """Add trees, in the order and the shapes of the buffers."""
+        for name, more in zip(TREES, trees, strict=True):
+            setattr(self, name, torch.cat([getattr(self, name), more]))
 
 
 class Draws(Batches):
@@ -233,19 +233,17 @@ def unpacked(
 
 
 def _make_room(model: BoostedModel, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-    """Make the buffers as long as those that are to be loaded, which may hold more trees."""
-    errors: list[str] = rest[-1]
-    found = [state.get(prefix + name) for name in ("feature", "threshold", "leaf")]
-    for name, tensor in zip(("feature", "threshold", "leaf"), found, strict=True):
-        if tensor is not None:
+    """Make the buffers as long as those that are to be loaded, which may hold more trees.
+
+    Where they are at odds, the buffers stay, and torch finds that they do not fit.
+    """
+    parts = {name: state[prefix + name] for name in TREES if prefix + name in state}
+    lengths = {part.shape[:1] for part in parts.values()}
+    if len(lengths) == 1:
+        for name, part in parts.items():
             old = getattr(model, name)
-            setattr(model, name, old.new_zeros(len(tensor), *old.shape[1:]))
-    if None not in found and len({len(tensor) for tensor in found}) > 1:
-        errors.append("the trees' parts are of different length")
-    feature = found[0]
-    if (
-        feature is not None
-        and feature.numel()
-        and not (0 <= int(feature.min()) and int(feature.max()) < model._inputs)
-    ):
-        errors.append(f"a tree looks at an input beyond the {model._inputs} that there are")
+            setattr(model, name, old.new_zeros(part.shape[:1] + old.shape[1:]))
+    feature = parts.get("feature", torch.zeros(0)).long()
+    if not bool(((feature >= 0) & (feature < model.width)).all()):
+        errors: list[str] = rest[-1]
+        errors.append(f"a tree looks at an input beyond the {model.width} that there are")

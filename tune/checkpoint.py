@@ -27,6 +27,7 @@ from tune.config import TrainConfig
 from tune.models import ModelConfig, build
 from tune.objectives import Objective
 from tune.scaled import ScaledModel
+from tune.significance import Look
 
 STATE_FILE = "state.pt"
 MODEL_FILE = "model.safetensors"
@@ -56,6 +57,7 @@ class TrainState:
     best_value_bps: float
     best_epoch: int
     best_weights: dict[str, Tensor]
+    history: tuple[Look, ...]  # What every epoch so far captured on validation.
 
     @property
     def is_finished(self) -> bool:
@@ -93,7 +95,8 @@ def git_commit() -> str:
 def save_state(state: TrainState, directory: Path) -> None:
     """Write `state` into `directory`, which must exist; a reader never sees half a file."""
     content = {field.name: getattr(state, field.name) for field in fields(state)}
-    content["config"] = msgspec.json.encode(state.config).decode()
+    for name in ("config", "history"):  # Only tensors and plain values are loaded again.
+        content[name] = msgspec.json.encode(content[name]).decode()
     part = directory / f"{STATE_FILE}.part"
     torch.save(content, part)
     part.replace(directory / STATE_FILE)
@@ -105,6 +108,7 @@ def load_state(directory: Path) -> TrainState:
     try:
         content = torch.load(path, weights_only=True)
         content["config"] = msgspec.json.decode(content["config"], type=TrainConfig)
+        content["history"] = msgspec.json.decode(content["history"], type=tuple[Look, ...])
         return TrainState(**content)
     except FileNotFoundError as error:
         raise QuaverError(f"checkpoint: there is no {path}") from error

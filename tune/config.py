@@ -1,24 +1,18 @@
-"""What a training run and a sweep are configured with, and how a grid becomes variants.
+"""What a training run and a sweep are configured with."""
 
-A grid key is the dotted path of a `TrainConfig` field (`objective`, `model.lstm_hidden`), so that
-whatever can be configured can be swept, and a typo is an error before anything starts.
-"""
-
-import difflib
-import itertools
-import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from market.errors import QuaverError
 from tune.boosted import OBJECTIVES, BoostedConfig
 from tune.models import ModelConfig, SeedConfig
 from tune.objectives import Objective
 from tune.scaled import Positive
+from tune.spot import SpotConfig
 
 OptimiserName = Literal["adam", "adamw", "sgd", "muon"]
 ScheduleName = Literal["constant", "cosine", "one_cycle", "plateau"]
+PrecisionName = Literal["float32", "bfloat16"]
 
 # Ray takes cpu and CPU for the same: given both, it would silently drop one.
 _Resource = Annotated[str, msgspec.Meta(pattern="^(?!(CPU|GPU)$)")]
@@ -68,6 +62,13 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     plateau_factor: Annotated[
         float, msgspec.Meta(gt=0, lt=1, description="of plateau: what the rate is multiplied by")
     ] = 0.5
+    precision: Annotated[
+        PrecisionName,
+        msgspec.Meta(
+            description="of the steps of training: bfloat16 is faster on processors that compute "
+            "in it; weights, validation and serving stay float32"
+        ),
+    ] = "float32"
     seed: Annotated[int, msgspec.Meta(ge=0, description="of weights and batch order")] = 0
 
     def __post_init__(self) -> None:
@@ -82,80 +83,61 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             )
 
 
-class SweepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A grid of training runs over one set of samples; every combination is one trial."""
+class AshaConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Asynchronous successive halving: trials that fall behind are stopped early."""
 
-    train: TrainConfig
-    grid: Annotated[
-        dict[str, list[Any]],
-        msgspec.Meta(description="values to try by dotted path of a training field"),
-    ]
-    trial_resources: Annotated[
-        dict[_Resource, Annotated[float, msgspec.Meta(ge=0)]],
-        msgspec.Meta(description="Ray resources one trial holds; what is free sets concurrency"),
-    ] = msgspec.field(default_factory=lambda: {"cpu": 1.0})
-    max_failures: Annotated[
+    enabled: Annotated[bool, msgspec.Meta(description="stop trials that fall behind")] = False
+    grace_epochs: Annotated[
+        Positive, msgspec.Meta(description="epochs that every trial gets; the first comparison")
+    ] = 2
+    reduction: Annotated[
         int,
         msgspec.Meta(
-            ge=-1,
-            description="restarts of a trial from its last checkpoint, -1 without bound; lost "
-            "machines and errors in the code count alike, announced spot losses do not",
+            ge=2,
+            description="only the best 1/reduction go on after a comparison, and the next comes "
+            "after that many times the epochs",
         ),
     ] = 3
 
 
-class Variant(NamedTuple):
-    """One point of the grid; `name` is its folder under runs/<sweep>/."""
+class SweepConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A search over training runs, all on the same samples; `tune.search` says what is tried."""
 
-    name: str
-    params: dict[str, Any]
     train: TrainConfig
-
-
-def variants(config: SweepConfig) -> list[Variant]:
-    """Return every combination of the grid, the last key varying fastest.
-
-    QuaverError where a key or a value does not fit `TrainConfig`.
-    """
-    found = []
-    for index, values in enumerate(itertools.product(*config.grid.values())):
-        params = dict(zip(config.grid, values, strict=True))
-        found.append(Variant(_name(index, params), params, _apply(config.train, params)))
-    if not found:
-        raise QuaverError("sweep: the grid is empty; give every key at least one value")
-    return found
-
-
-def _apply(train: TrainConfig, params: dict[str, Any]) -> TrainConfig:
-    fields = msgspec.to_builtins(train)
-    for key, value in params.items():
-        *parents, last = key.split(".")
-        target = fields
-        for parent in parents:
-            target = target.get(parent) if isinstance(target, dict) else None
-        if not isinstance(target, dict) or last not in target:
-            (near,) = difflib.get_close_matches(key, _paths(train), n=1, cutoff=0.0)
-            raise QuaverError(
-                f"sweep: grid key {key!r} is not a field of the training config; "
-                f"did you mean {near}?"
-            )
-        target[last] = value
-    try:
-        return msgspec.convert(fields, TrainConfig)
-    except msgspec.ValidationError as error:
-        raise QuaverError(f"sweep: the grid values {params} do not fit: {error}") from error
-
-
-def _paths(train: TrainConfig) -> list[str]:
-    """The dotted path of every field that can be swept."""
-    fields = msgspec.to_builtins(train)
-    model = fields.pop("model")
-    return [*fields, *(f"model.{field}" for field in model)]
-
-
-def _name(index: int, params: dict[str, Any]) -> str:
-    parts = [f"{index:02d}"]
-    for key, value in params.items():
-        text = "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        parts.append(text if isinstance(value, str) else f"{key.rsplit('.', 1)[-1]}-{text}")
-    return re.sub(r"[^A-Za-z0-9._-]", "-", "_".join(parts))
+    space: Annotated[
+        dict[str, Any],
+        msgspec.Meta(
+            description="values to try by dotted path of a training field: a list is tried in "
+            "full, {uniform|log|integer = [low, high]} and {choice = [...]} are drawn"
+        ),
+    ]
+    samples: Annotated[
+        Positive, msgspec.Meta(description="draws for each combination of the lists")
+    ] = 1
+    search: Annotated[
+        Literal["random", "optuna"],
+        msgspec.Meta(description="optuna draws near what has done well, and takes no lists"),
+    ] = "random"
+    seed: Annotated[int, msgspec.Meta(ge=0, description="of the draws")] = 0
+    asha: AshaConfig = AshaConfig()
+    trial_resources: Annotated[
+        dict[_Resource, Annotated[float, msgspec.Meta(ge=0)]],
+        msgspec.Meta(description="Ray resources one trial holds; what is free sets concurrency"),
+    ] = msgspec.field(default_factory=lambda: {"cpu": 1.0})
+    wait_for_node_s: Annotated[
+        float,
+        msgspec.Meta(
+            ge=-1,
+            description="how long a sweep on a cluster waits, and says so, for a node that has "
+            "the resources of a trial; -1 without bound",
+        ),
+    ] = 900.0
+    max_failures: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            description="errors of its own after which a trial that has finished no epoch in "
+            "between is restarted; the loss of a worker or a machine is none",
+        ),
+    ] = 1
+    spot: SpotConfig = SpotConfig()

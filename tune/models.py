@@ -22,6 +22,7 @@ MODELS: dict[str, type[ScaledModel]] = {
     "linear": LinearModel,
     "boosted": BoostedModel,
 }
+MODEL_KEYS = ("model", "model.name")  # Of a training config; they decide what other fields it has.
 CONFIGS: dict[str, type[SizesOfAny]] = {
     str(config.__struct_config__.tag): config for config in get_args(ModelConfig)
 }
@@ -35,20 +36,23 @@ def build(config: ModelConfig, signals: int) -> ScaledModel:
     return MODELS[str(config.__struct_config__.tag)](config, signals)
 
 
-def changed(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def changed(fields: dict[str, Any], given: Any, where: str) -> dict[str, Any]:
     """Return a model's fields (with `name`) changed by those in `given`.
 
-    Another `name` starts from that model's defaults, for the same products. QuaverError where there
-    is no such model, or where it has no such field.
+    Another `name` starts from that model's defaults, for the same products. QuaverError, which
+    begins with `where`, if there is no such model, or if it has no such field.
     """
+    if not isinstance(given, dict):
+        raise QuaverError(f'{where}: {given!r} is no table of a model; write {{name = "tcn"}}')
     name = given.get("name", fields["name"])
     if str(name) not in CONFIGS:
-        raise QuaverError(f"there is no model {name!r}; there are {', '.join(CONFIGS)}")
+        raise QuaverError(f"{where}: there is no model {name!r}, but {', '.join(CONFIGS)}")
     if name != fields["name"]:
         fields = msgspec.to_builtins(CONFIGS[name](products=fields["products"]))
     for key in given.keys() - fields.keys():
-        near = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
+        (near,) = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
         raise QuaverError(
-            f"the model {name} has no {key!r}, but {', '.join(fields)}; did you mean {near[0]}?"
+            f"{where}: the model {name} has no field {key!r}, but {', '.join(fields)}; did you "
+            f"mean {near}?"
         )
     return {**fields, **given}

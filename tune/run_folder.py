@@ -6,6 +6,7 @@ started with, otherwise its table would compare trials of different data.
 
 import dataclasses
 import hashlib
+import re
 
 import msgspec
 import numpy as np
@@ -39,9 +40,19 @@ def folder(name: str) -> str:
     return f"{RUNS}/{name}"
 
 
-def begin(store: Store, name: str, identity: Identity, resume: bool) -> None:
-    """Check that the sweep may start or go on, and write down what it is."""
-    path = f"{folder(name)}/sweep.json"
+def _path(name: str) -> str:
+    return f"{folder(name)}/sweep.json"
+
+
+def check_name(store: Store, name: str, resume: bool) -> bytes | None:
+    """Return what a sweep that goes on was started with, None for one that begins.
+
+    QuaverError where its name is taken, unknown or none, or there is no such root.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise QuaverError(f"sweep: the name {name!r} may hold letters, digits, '.', '_' and '-'")
+    store.check()  # Of a bucket that is not there, nothing exists, and no other call says why.
+    path = _path(name)
     known = store.read(path) if store.exists(path) else None
     if resume and known is None:
         raise QuaverError(f"sweep: there is no sweep {name} under {store.root} to resume")
@@ -50,13 +61,19 @@ def begin(store: Store, name: str, identity: Identity, resume: bool) -> None:
             f"sweep: {folder(name)} under {store.root} exists; go on with it (--resume), or give "
             "this sweep another name"
         )
+    return known
+
+
+def begin(store: Store, name: str, identity: Identity, resume: bool) -> None:
+    """Check that the sweep may start or go on, and write down what it is."""
+    known = check_name(store, name, resume)
     content = msgspec.json.format(msgspec.json.encode(identity))
     if known is None:
-        store.write(path, content)
+        store.write(_path(name), content)
     elif known != content:
         raise QuaverError(
             f"sweep: {name} was started with another configuration, universe, recipe or "
-            f"samples (see {path} under {store.root}); start a sweep of another name"
+            f"samples (see {_path(name)} under {store.root}); start a sweep of another name"
         )
 
 
@@ -65,7 +82,7 @@ def check_unseen(store: Store, name: str, recipe: Recipe, samples: Samples, spli
 
     With others, its test split may hold what its models were trained on.
     """
-    path = f"{folder(name)}/sweep.json"
+    path = _path(name)
     try:
         known = msgspec.json.decode(store.read(path), type=Identity)
     except (FileNotFoundError, msgspec.DecodeError) as e:

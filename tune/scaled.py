@@ -111,7 +111,7 @@ class ScaledModel(nn.Module):
     def forward(
         self, medians: Tensor, bids: Tensor, asks: Tensor, signals: Tensor, product: Tensor
     ) -> Tensor:
-        """Return five numbers per sample, f32[n, 5]: basis points, or logits if trained with BCE.
+        """Return five numbers per sample, f32[n, 5]: basis points or logits (`in_bps`).
 
         `medians` [n, 10] in quote currency, oldest first, best as f64; `bids` and `asks` [n, 20]
         shares; `signals` [n, s], those that the model was made for; `product` int[n], the index in

@@ -1,47 +1,55 @@
-"""A Ray Tune sweep over a grid of training runs that survives the loss of machines and of itself.
+"""A Ray Tune sweep over training runs that survives the loss of machines and of itself.
 
-Every trial reports and checkpoints after every epoch, so nothing costs more than the running epoch:
-a lost worker goes on elsewhere from its checkpoint, a stopped sweep goes on by name. Under
-runs/<sweep>/ lie one folder per trial (checkpoints, TensorBoard events), results.json and
-best/model.safetensors.
+Every trial saves and reports after every epoch, so nothing costs more than the running epoch: a
+lost worker goes on elsewhere from its file, a stopped sweep goes on by name, a server that is away
+is waited for. Under runs/<sweep>/ lie one folder per trial (its state, TensorBoard events),
+results.json and best/model.safetensors.
 """
 
 import contextlib
 import logging
 import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
+import ray
 from ray import tune as ray_tune
+from ray.tune import TuneError
 
+from actors.patience import answers, patiently
 from actors.store import Store
 from datasets.sample_cache import CachedSamples
 from market.errors import QuaverError
-from tune.checkpoint import MODEL_FILE, ModelMeta, export, load_state
-from tune.config import SweepConfig, Variant, variants
-from tune.run_folder import RUNS, Identity, Splits, begin, digest, folder, trained_on
+from tune.capacity import Capacity
+from tune.checkpoint import MODEL_FILE, ModelMeta, export
+from tune.config import SweepConfig
+from tune.own_errors import OwnErrors
+from tune.run_folder import RUNS, Identity, Splits, begin, check_name, digest, folder, trained_on
+from tune.schedule import Halving, Suggestions, name_of, number_of, params_of, trial_config
+from tune.search import check_space, configured, trials
+from tune.significance import Significance, significance
 from tune.training import EpochMetrics
 from tune.trial import run_trial
+from tune.trial_state import TrialFile
 
-# One checkpoint per trial: it carries the best weights too, and Tune then snapshots the sweep (and
-# uploads its TensorBoard events) at each checkpoint instead of every ten seconds or later.
-CHECKPOINTS_KEPT = 1
+_OUTAGES = 20  # Of the server that end Tune, in one sweep.
+_SNAPSHOT_S = "2"
 RESULTS_FILE = "results.json"
 
 
 class SweepProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a sweep is."""
 
-    finished_epochs: int  # Over all trials.
+    finished_epochs: int  # Over all trials; of a trial that is over, all that it would have had.
     total_epochs: int
-    finished_trials: int
+    finished_trials: int  # Stopped and failed ones included.
     total_trials: int
+    running_trials: int
     best_value_bps: float | None  # Validation value captured of the best trial so far.
+    warning: str = ""  # Why nothing runs, to be said now.
 
 
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +57,10 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     params: dict[str, Any]
-    metrics: EpochMetrics  # Of the last epoch, with the best epoch's value.
+    metrics: EpochMetrics | None  # Of the last epoch, with the best epoch's value; None: no epoch.
+    stopped_early: bool
+    seconds: float  # Of training.
+    error: str = ""  # Why it failed.
 
 
 class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +69,8 @@ class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     best: str
     model_path: str
-    trials: tuple[TrialResult, ...]  # In the order of the grid.
+    significance: Significance | None  # Of the best; None where validation is too short.
+    trials: tuple[TrialResult, ...]  # As numbered.
 
 
 OnProgress = Callable[[SweepProgress], None]
@@ -73,19 +85,25 @@ def run_sweep(
     store: Store,
     products: tuple[str, ...],
     resume: bool = False,
+    can_grow: bool = True,
     on_progress: OnProgress | None = None,
 ) -> SweepResult:
-    """Run the grid on the Ray that is connected, export the best model and return the table.
+    """Run the trials on the Ray that is connected, export the best model and return the table.
 
     The best trial is the one with the highest validation value captured in any epoch, that epoch's
     weights are exported; the validation loss would not do, as objectives have different ones.
     `splits` has masks of `samples` under `train` and `validation`; `products` are the universe's
     ids by index. With `resume` the sweep of this name goes on, finished epochs are kept and
-    finished trials not run again. QuaverError where the name is taken or unknown, another config or
-    other data are given, or a trial failed or was interrupted.
+    finished trials not run again. `can_grow` says whether nodes may join this Ray. QuaverError
+    where the name is taken or unknown, another config or other data are given, no node can run a
+    trial, all trials failed, or the sweep was interrupted.
     """
-    grid = variants(config)
-    _check(config, grid, name, products)
+    _check(config, products)
+    check_name(store, name, resume)
+    wait_s = config.wait_for_node_s if can_grow else 0.0
+    capacity = Capacity(config.trial_resources, _nodes, wait_s)
+    progress = _Progress(config, capacity, on_progress)
+    progress.say(capacity.check(idle=True))
     train_part, validation_part = trained_on(samples.open(), splits)
     identity = Identity(
         config=config,
@@ -98,103 +116,169 @@ def run_sweep(
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
             run_trial,
-            configs={variant.name: variant.train for variant in grid},
+            train_config=config.train,
             samples=samples,
             train_rows=train_part.rows,
             validation_rows=validation_part.rows,
+            store=store,
+            folder=folder(name),
+            spot=config.spot,
         ),
         config.trial_resources,
     )
-    progress = _Progress({variant.name: variant.train.epochs for variant in grid}, on_progress)
-    with _contained():
-        results = _tuner(trainable, grid, config, store, name, progress, resume).fit()
-    return _finish(results, grid, identity, store, name)
+    with _contained(pending=trials(config) if config.search == "random" else 1):
+        results = _fitted(trainable, config, store, name, progress, resume)
+    if progress.unfinished:
+        raise QuaverError(
+            f"sweep: {name} was interrupted, {len(progress.unfinished)} of {trials(config)} trials "
+            "are unfinished; go on with --resume"
+        )
+    return _finish(results, identity, store, name)
 
 
 class _Progress(ray_tune.Callback):
-    """Calls `on_progress` whenever an epoch has finished.
+    """Calls `on_progress` whenever something has changed, and looks after a sweep that waits.
 
     It looks at the trials after each step of Tune, not at single reports: an error in
     `on_progress` then ends the sweep instead of passing for an error of the trial.
     """
 
-    def __init__(self, epochs: dict[str, int], on_progress: OnProgress | None) -> None:
-        self._epochs = epochs
+    def __init__(
+        self, config: SweepConfig, capacity: Capacity | None, on_progress: OnProgress | None
+    ) -> None:
+        self.search = Suggestions(config) if config.search == "optuna" else None
+        self.unfinished: set[str] = set()  # Of a sweep that is restored finished, no step is made.
+        self._config = config
+        self._capacity = capacity
         self._on_progress = on_progress
-        self._finished = -1
+        self._trials = trials(config)
+        self._epochs: dict[str, int] = {}
+        self._reached: dict[str, int] = {}
+        self._shown = self._progress([])
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks into the sweep's folder; the caller's function stays out.
-        return {**self.__dict__, "_on_progress": None}
+        # Tune pickles its callbacks into the sweep's folder; the caller's functions stay out.
+        return {**self.__dict__, "search": None, "_capacity": None, "_on_progress": None}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Let the search see what there is, before it is asked for more."""
+        if self.search is not None:
+            self.search.watch(trials)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Report if the number of finished epochs has changed."""
-        reports = [trial.last_result for trial in trials if "epoch" in (trial.last_result or {})]
-        finished = sum(report["epoch"] for report in reports)
-        if self._on_progress is None or finished == self._finished:
-            return
-        self._finished = finished
-        self._on_progress(
-            SweepProgress(
-                finished_epochs=finished,
-                total_epochs=sum(self._epochs.values()),
-                finished_trials=sum(report["is_last"] for report in reports),
-                total_trials=len(self._epochs),
-                best_value_bps=max((r["best_value_bps"] for r in reports), default=None),
-            )
+        """Report what has changed."""
+        self.unfinished = {name_of(trial) for trial in trials if not trial.is_finished()}
+        now = self._progress(trials)
+        if now != self._shown and self._on_progress is not None:
+            self._on_progress(now)
+        self._shown = now
+        if self._capacity is not None:
+            waiting = any(trial.status in ("PENDING", "PAUSED") for trial in trials)
+            self.say(self._capacity.check(idle=waiting and not now.running_trials))
+
+    def say(self, warning: str) -> None:
+        """Pass a warning on."""
+        if warning and self._on_progress is not None:
+            self._on_progress(msgspec.structs.replace(self._shown, warning=warning))
+
+    def _progress(self, known: list[Any]) -> SweepProgress:
+        finished_epochs = 0
+        for trial in known:
+            name, over = name_of(trial), trial.is_finished()
+            if name not in self._epochs:
+                self._epochs[name] = configured(self._config.train, params_of(trial)).epochs
+            # A trial that is restarted reports its finished epochs again.
+            reached = max(self._reached.get(name, 0), (trial.last_result or {}).get("epoch", 0))
+            self._reached[name] = reached
+            finished_epochs += self._epochs[name] if over else reached
+        reports = [trial.last_result for trial in known if "epoch" in (trial.last_result or {})]
+        unknown = self._trials - len(known)
+        return SweepProgress(
+            finished_epochs=finished_epochs,
+            total_epochs=sum(self._epochs.values()) + unknown * self._config.train.epochs,
+            finished_trials=sum(trial.is_finished() for trial in known),
+            total_trials=self._trials,
+            running_trials=sum(trial.status == "RUNNING" for trial in known),
+            best_value_bps=max((r["best_value_bps"] for r in reports), default=None),
         )
+
+
+def _fitted(
+    trainable: Any,
+    config: SweepConfig,
+    store: Store,
+    name: str,
+    progress: _Progress,
+    resume: bool,
+) -> ray_tune.ResultGrid:
+    """Run Tune to its end; where it gives up because the server is away, wait and go on."""
+    for left in range(_OUTAGES, -1, -1):
+        try:
+            return _tuner(trainable, config, store, name, progress, resume).fit()
+        except (OSError, TuneError) as e:
+            if store.is_local or not left:
+                raise QuaverError(
+                    f"sweep: {name} under {store.root} was interrupted: {e}; go on with --resume"
+                ) from e
+        patiently(lambda: answers(store))
+        resume = True
+    raise AssertionError("unreachable")
 
 
 def _tuner(
     trainable: Any,
-    grid: list[Variant],
     config: SweepConfig,
     store: Store,
     name: str,
     progress: _Progress,
     resume: bool,
 ) -> ray_tune.Tuner:
+    callbacks = [progress, OwnErrors(config.max_failures)]
     path, filesystem = store.full_path(folder(name)), None if store.is_local else store.filesystem
+    scheduler = Halving(config) if config.asha.enabled else None
     if resume and ray_tune.Tuner.can_restore(path, storage_filesystem=filesystem):
         tuner = ray_tune.Tuner.restore(
             path, trainable=trainable, resume_errored=True, storage_filesystem=filesystem
         )
-        # `restore` takes no callbacks, and brings back the pickled ones, which report to nobody.
-        tuner._local_tuner.get_run_config().callbacks = [progress]
+        # `restore` takes none of these, and brings back those that were pickled at the start.
+        tuner._local_tuner.get_run_config().callbacks = callbacks
+        tuner._local_tuner._tune_config.search_alg = progress.search
+        tuner._local_tuner._tune_config.scheduler = scheduler
         return tuner
+    space = {}
+    if progress.search is None:
+        every = [trial_config(config, index)["trial"] for index in range(trials(config))]
+        space = {"trial": ray_tune.grid_search(every)}
     return ray_tune.Tuner(
         trainable,
-        param_space={"variant": ray_tune.grid_search([variant.name for variant in grid])},
+        param_space=space,
         tune_config=ray_tune.TuneConfig(
+            search_alg=progress.search,
+            scheduler=scheduler,
             reuse_actors=True,  # A new worker imports torch and Ray for three seconds.
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
+            trial_name_creator=name_of,
+            trial_dirname_creator=name_of,
         ),
         run_config=ray_tune.RunConfig(
             name=name,
             storage_path=store.full_path(RUNS),
             storage_filesystem=filesystem,
-            failure_config=ray_tune.FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
-            callbacks=[progress],
+            failure_config=ray_tune.FailureConfig(max_failures=-1),  # `OwnErrors` decides.
+            callbacks=callbacks,
             verbose=0,
         ),
     )
 
 
-def _trial_name(trial: Any) -> str:
-    return str(trial.config["variant"])
-
-
 def _finish(
-    results: ray_tune.ResultGrid, grid: list[Variant], identity: Identity, store: Store, name: str
+    results: ray_tune.ResultGrid, identity: Identity, store: Store, name: str
 ) -> SweepResult:
-    """Check that all trials are complete, export the best one and write the table."""
-    by_name = {result.config["variant"]: result for result in results if result.config}
-    rows = _table(by_name, grid, name)
-    best = max(rows, key=lambda row: row.metrics.best_value_bps)
-    with by_name[best.name].checkpoint.as_directory() as directory:
-        state = load_state(Path(directory))
+    """Check that all trials are over, export the best one and write the table."""
+    rows = _table(results, identity.config, name)
+    judged = [row for row in rows if row.metrics and not row.error]
+    best = max(judged, key=lambda row: row.metrics.best_value_bps)
+    state = TrialFile(store, f"{folder(name)}/{best.name}").load()
+    assert state is not None, "it was saved before it was reported"
     meta = ModelMeta(
         model=state.config.model,
         objective=state.config.objective,
@@ -203,53 +287,71 @@ def _finish(
         recipe=identity.recipe,
     )
     model_path = f"{folder(name)}/best/{MODEL_FILE}"
-    store.write(model_path, export(state.best_weights, meta))
-    result = SweepResult(name=name, best=best.name, model_path=model_path, trials=tuple(rows))
+    model = export(state.best_weights, meta)
+    patiently(lambda: store.write(model_path, model))
+    looks = [look for row in rows if row.metrics for look in row.metrics.history]
+    result = SweepResult(
+        name=name,
+        best=best.name,
+        model_path=model_path,
+        significance=significance(
+            looks, best.metrics.history[best.metrics.best_epoch - 1], len(rows)
+        ),
+        trials=tuple(rows),
+    )
     content = msgspec.json.format(msgspec.json.encode(result))
-    store.write(f"{folder(name)}/{RESULTS_FILE}", content)
+    patiently(lambda: store.write(f"{folder(name)}/{RESULTS_FILE}", content))
     return result
 
 
-def _table(
-    by_name: dict[str, ray_tune.Result], grid: list[Variant], sweep: str
-) -> list[TrialResult]:
-    failed = [name for name, result in by_name.items() if result.error]
-    if failed:
-        result = by_name[failed[0]]
+def _table(results: ray_tune.ResultGrid, config: SweepConfig, sweep: str) -> list[TrialResult]:
+    """Return the trials by number; QuaverError unless all have run and one has not failed."""
+    rows = [_row(result, config) for result in sorted(results, key=number_of)]
+    begun = [row for row in rows if row.metrics or row.error]
+    if len(begun) < trials(config):
         raise QuaverError(
-            f"sweep: {len(failed)} of {len(grid)} trials of {sweep} failed, first "
-            f"{failed[0]}: {_last_line(result.error)}; see {result.path}/error.txt, mend "
-            "it and go on with --resume"
+            f"sweep: {sweep} was interrupted ({len(begun)} of {trials(config)} trials have begun); "
+            "go on with --resume"
         )
-    rows = []
-    for variant in grid:
-        result = by_name.get(variant.name)
-        metrics = result.metrics if result else None
-        epoch = metrics.get("epoch", 0) if metrics else 0
-        if result is None or metrics is None or not metrics.get("is_last"):
-            raise QuaverError(
-                f"sweep: {sweep} was interrupted ({variant.name} is at epoch {epoch} of "
-                f"{variant.train.epochs}); go on with --resume"
-            )
-        fields = {field: metrics[field] for field in EpochMetrics.__struct_fields__}
-        row = TrialResult(
-            name=variant.name, params=variant.params, metrics=msgspec.convert(fields, EpochMetrics)
+    failed = [row for row in rows if row.error]
+    if len(failed) == len(rows):
+        raise QuaverError(
+            f"sweep: all {len(rows)} trials of {sweep} failed, first {failed[0].name}: "
+            f"{failed[0].error}; mend it and go on with --resume"
         )
-        rows.append(row)
     return rows
 
 
-def _check(config: SweepConfig, grid: list[Variant], name: str, products: tuple[str, ...]) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise QuaverError(f"sweep: the name {name!r} may hold letters, digits, '.', '_' and '-'")
-    for variant in grid:
-        if variant.train.model.products != len(products):
-            raise QuaverError(
-                f"sweep: the model is configured for {variant.train.model.products} products, the "
-                f"universe has {len(products)}"
-            )
+def _row(result: ray_tune.Result, config: SweepConfig) -> TrialResult:
+    reported = result.metrics or {}
+    metrics, params = None, params_of(result)
+    if "epoch" in reported:
+        fields = {field: reported[field] for field in EpochMetrics.__struct_fields__}
+        metrics = msgspec.convert(fields, EpochMetrics)
+    error = f"{_last_line(result.error)}; see {result.path}/error.txt" if result.error else ""
+    return TrialResult(
+        name=name_of(result),
+        params=params,
+        metrics=metrics,
+        stopped_early=not error and metrics is not None and not metrics.is_last,
+        seconds=reported.get("time_total_s", 0.0),
+        error=error,
+    )
+
+
+def _check(config: SweepConfig, products: tuple[str, ...]) -> None:
+    check_space(config)
+    if config.train.model.products != len(products):
+        raise QuaverError(
+            f"sweep: the model is configured for {config.train.model.products} products, the "
+            f"universe has {len(products)}"
+        )
     if "cpu" not in {key.lower() for key in config.trial_resources}:
         raise QuaverError("sweep: trial_resources must name cpu")
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _last_line(error: Exception) -> str:
@@ -258,17 +360,24 @@ def _last_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _contained() -> Iterator[None]:
+def _contained(pending: int) -> Iterator[None]:
     """Keep Tune off the terminal, and the signals that it takes over only for its own time.
 
     What matters in its log comes back as a QuaverError. Its newer output prints a banner at every
-    verbosity, its older one obeys `verbose=0`; this variable, read when a sweep starts, is the only
-    switch between them. Its handler of Ctrl-C would stay and swallow the next one.
+    verbosity, its older one obeys `verbose=0`; a variable, read when a sweep starts, is the only
+    switch between them. Its handler of Ctrl-C would stay and swallow the next one. Another variable
+    is how many trials may wait for a node: all, where they are known, so that the first snapshot
+    has them all, and a cluster that scales sees what is wanted. The last is how often the table and
+    TensorBoard's events go to the root.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
-    switch = "RAY_AIR_NEW_OUTPUT"
-    before = os.environ.get(switch)
-    os.environ[switch] = "0"
+    switches = {
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_MAX_PENDING_TRIALS_PG": str(pending),
+        "TUNE_GLOBAL_CHECKPOINT_S": _SNAPSHOT_S,
+    }
+    before = {name: os.environ.get(name) for name in switches}
+    os.environ.update(switches)
     loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train", "ray.air")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -281,6 +390,7 @@ def _contained() -> Iterator[None]:
                 signal.signal(number, handler)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        os.environ.pop(switch)
-        if before is not None:
-            os.environ[switch] = before
+        for switch, value in before.items():
+            os.environ.pop(switch)
+            if value is not None:
+                os.environ[switch] = value

@@ -17,6 +17,7 @@ from torch import Tensor
 from datasets.batches import Batches, Part
 from datasets.samples import Samples
 from market.errors import QuaverError
+from market.labels import advantage
 from tune import evaluate, objectives
 from tune.boosted import BoostedModel, Draws, Grower
 from tune.checkpoint import TrainState, git_commit, load_state
@@ -25,6 +26,7 @@ from tune.models import build
 from tune.optimisers import Stepper
 from tune.run_folder import digest
 from tune.scaled import ScaledModel
+from tune.significance import BlockSums, Look
 
 
 class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +43,7 @@ class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: float  # After the epoch's last batch.
     gradient_norm: float  # Mean over the epoch's batches, before clipping.
     is_last: bool  # The epochs are through, or patience is.
+    history: tuple[Look, ...]  # Of every epoch so far.
 
 
 OnEpoch = Callable[[EpochMetrics, TrainState], None]
@@ -117,6 +120,7 @@ class _Run:
         self._rows = 0
         self._best_value_bps, self._best_epoch = -np.inf, 0
         self._best_weights: dict[str, Tensor] = {}
+        self._history: tuple[Look, ...] = ()
 
     def state(self) -> TrainState:
         """Return where the run is; the tensors are its own and move on with it."""
@@ -135,6 +139,7 @@ class _Run:
             best_value_bps=self._best_value_bps,
             best_epoch=self._best_epoch,
             best_weights=self._best_weights,
+            history=self._history,
         )
 
     def resume(self, directory: Path) -> None:
@@ -146,12 +151,18 @@ class _Run:
                 f"training: the checkpoint in {directory} is of other samples or another split; "
                 "train anew"
             )
-        self._model.load_state_dict(state.weights)
-        self._stepper.load_state_dict(state.optimiser)
+        try:
+            self._model.load_state_dict(state.weights)
+            self._stepper.load_state_dict(state.optimiser)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise QuaverError(
+                f"training: the checkpoint in {directory} is of another program (commit "
+                f"{state.git_commit}): {' '.join(str(error).split())}; train anew"
+            ) from error
         self._epoch, self._batch = state.epoch, state.batch
         self._loss_sum, self._norm_sum, self._rows = state.loss_sum, state.norm_sum, state.rows
         self._best_value_bps, self._best_epoch = state.best_value_bps, state.best_epoch
-        self._best_weights = state.best_weights
+        self._best_weights, self._history = state.best_weights, state.history
         torch.set_rng_state(state.rng)
 
     def epoch(self) -> EpochMetrics | None:
@@ -163,10 +174,11 @@ class _Run:
                 f"training: the loss is not finite in epoch {epoch}; lower learning_rate "
                 f"({self._config.learning_rate})"
             )
-        means = None if stopped else self._validate(epoch)
-        if means is None:
+        found = None if stopped else self._validate(epoch)
+        if found is None:
             return None
-        loss, accuracy, value_bps, oracle_bps = means
+        (loss, accuracy, value_bps, oracle_bps), look = found
+        self._history += (look,)
         train_loss, gradient_norm = self._loss_sum / self._rows, self._norm_sum / self._rows
         learning_rate = self._stepper.learning_rate
         self._stepper.end_epoch(value_bps)
@@ -189,6 +201,7 @@ class _Run:
             learning_rate=learning_rate,
             gradient_norm=gradient_norm,
             is_last=self.state().is_finished,
+            history=self._history,
         )
 
     def _train(self, epoch: int) -> bool:
@@ -211,10 +224,10 @@ class _Run:
                 return False
         return True
 
-    def _validate(self, epoch: int) -> list[float] | None:
+    def _validate(self, epoch: int) -> tuple[list[float], Look] | None:
         """Return mean loss, accuracy, value and the oracle's; None if it was asked to stop."""
         self._model.eval()
-        sums = np.zeros(4)
+        sums, earned = np.zeros(4), BlockSums()
         with torch.inference_mode():
             for batch in self._validation.in_order(evaluate.BATCH):
                 tensor, outputs = self._loss(batch)
@@ -227,15 +240,18 @@ class _Run:
                 right = evaluate.accuracy(chosen, batch.label)
                 means = (loss, right, *evaluate.captured(chosen, batch.label))
                 sums += np.multiply(means, len(batch))
+                earned.add(batch.beat, advantage(batch.label)[np.arange(len(batch)), chosen])
                 if self._should_stop():
                     return None
-        return (sums / len(self._validation)).tolist()
+        return (sums / len(self._validation)).tolist(), earned.look()
 
     def _loss(self, batch: Samples) -> tuple[Tensor, Tensor]:
         """Return the mean loss of a batch, and the model's outputs."""
         objective = self._config.objective
         wanted = objectives.targets(objective, batch.label, self._config.temperature_bps)
-        outputs = self._model(*features_of(batch))
+        is_mixed = self._model.training and self._config.precision == "bfloat16"
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_mixed):
+            outputs = self._model(*features_of(batch)).float()
         return objectives.loss(objective, outputs, wanted, self._model.output_scale), outputs
 
 

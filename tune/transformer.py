@@ -22,7 +22,7 @@ class TransformerConfig(
     """Sizes of the transformer."""
 
     width: Annotated[Positive, msgspec.Meta(description="numbers per token")] = 32
-    heads: Annotated[Positive, msgspec.Meta(description="of attention; they divide `width`")] = 4
+    heads: Annotated[Positive, msgspec.Meta(description="of attention; they divide `width`")] = 2
     layers: Annotated[Positive, msgspec.Meta(le=64, description="of attention and MLP")] = 2
     feedforward: Annotated[Positive, msgspec.Meta(description="width of the MLP of a layer")] = 64
 

@@ -1,75 +1,82 @@
-"""What runs in a worker of the sweep: one training run that reports and checkpoints every epoch."""
+"""What runs in a worker of the sweep: one training run that saves and reports every epoch."""
 
-import contextlib
-import tempfile
-from pathlib import Path
+import time
 from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow.fs
 import torch
 from numpy.typing import NDArray
 from ray import tune as ray_tune
 
+from actors.patience import patiently
+from actors.store import Store
 from datasets.batches import Part
 from datasets.sample_cache import CachedSamples
-from tune.checkpoint import STATE_FILE, TrainState, save_state
+from tune.allocator import keep_freed_memory
+from tune.checkpoint import TrainState
 from tune.config import TrainConfig
+from tune.search import configured
+from tune.spot import Notice, SpotConfig
 from tune.training import EpochMetrics, train
+from tune.trial_state import Epoch, TrialFile, as_directory
 
 
 def run_trial(
-    params: dict[str, Any],
-    configs: dict[str, TrainConfig],
+    config: dict[str, Any],
+    train_config: TrainConfig,
     samples: CachedSamples,
     train_rows: NDArray[np.int64],
     validation_rows: NDArray[np.int64],
+    store: Store,
+    folder: str,
+    spot: SpotConfig,
 ) -> None:
-    """Train one variant in a Ray worker, from the trial's checkpoint if there is one.
+    """Train the trial of `config` in a Ray worker, from where its file in `folder` says it is.
 
     All trials on a machine map the same files; rows come out of Ray's memory, which they share too.
     """
     torch.set_num_threads(1)
-    opened = samples.open()
-    with contextlib.ExitStack() as stack:
-        resume_from = None
-        checkpoint = ray_tune.get_checkpoint()
-        if checkpoint is not None:
-            checkpoint = newest(checkpoint)
-        if checkpoint is not None:
-            resume_from = Path(stack.enter_context(checkpoint.as_directory()))
-        train(
-            Part(opened, train_rows),
-            Part(opened, validation_rows),
-            configs[params["variant"]],
-            resume_from=resume_from,
-            on_epoch=_report,
-        )
+    keep_freed_memory()
+    opened = patiently(samples.open)
+    file = TrialFile(store, f"{folder}/{config['trial']['name']}")
+    known = file.read()
+    epochs = known.epochs if known else ()
+    # Tune may not have heard of all: its driver, or the last worker, died before.
+    for epoch in epochs:
+        _report(epoch)
+    begun = time.monotonic()
+
+    def on_epoch(metrics: EpochMetrics, state: TrainState) -> None:
+        nonlocal begun, epochs
+        epochs += (Epoch(metrics, time.monotonic() - begun),)
+        begun = time.monotonic()
+        file.write(state, epochs)
+        _report(epochs[-1])
+
+    with Notice(spot) as notice:
+        finished = False
+        while not finished:
+            with as_directory(known) as directory:
+                state = train(
+                    Part(opened, train_rows),
+                    Part(opened, validation_rows),
+                    configured(train_config, config["trial"]["params"]),
+                    resume_from=directory,
+                    on_epoch=on_epoch,
+                    should_stop=notice.take,
+                )
+            finished = state.is_finished
+            if not finished:
+                # The machine ends soon. Until then training goes on: it may reach its next epoch.
+                file.write(state, epochs)
+                known = file.read()
+                epochs = known.epochs if known else ()
 
 
-def _report(metrics: EpochMetrics, state: TrainState) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        save_state(state, Path(directory))
-        ray_tune.report(
-            msgspec.structs.asdict(metrics),
-            checkpoint=ray_tune.Checkpoint.from_directory(directory),
-        )
-
-
-def newest(checkpoint: ray_tune.Checkpoint) -> ray_tune.Checkpoint | None:
-    """Return `checkpoint`, or its newest sibling if it is gone.
-
-    Tune deletes the last but one checkpoint just before it notes down the last: a driver killed in
-    between points to the deleted one when it is restored.
-    """
-    filesystem, path = checkpoint.filesystem, checkpoint.path
-    siblings = pyarrow.fs.FileSelector(path.rsplit("/", 1)[0], allow_not_found=True, recursive=True)
-    found = sorted(
-        info.path.rsplit("/", 1)[0]
-        for info in filesystem.get_file_info(siblings)
-        if info.base_name == STATE_FILE
-    )
-    if path in found:
-        return checkpoint
-    return ray_tune.Checkpoint(found[-1], filesystem) if found else None
+def _report(epoch: Epoch) -> None:
+    # Tune would count both from nothing again in each new worker.
+    counted = {"training_iteration": epoch.metrics.epoch, "time_this_iter_s": epoch.seconds}
+    # TensorBoard draws lists, and takes a tuple for what it is: not for it.
+    looks = {"history": tuple(msgspec.structs.astuple(look) for look in epoch.metrics.history)}
+    ray_tune.report(msgspec.structs.asdict(epoch.metrics) | looks | counted)

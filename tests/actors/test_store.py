@@ -17,7 +17,6 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.config import Config
-from pyarrow import fs
 
 from actors import s3
 from actors import store as store_module
@@ -47,15 +46,6 @@ class UnreachableStore(Store):
 
     def __init__(self, port: int) -> None:
         super().__init__("s3://bucket/prefix?region=us-east-1")
-        self._fs = fs.S3FileSystem(
-            endpoint_override=f"127.0.0.1:{port}",
-            scheme="http",
-            access_key="x",
-            secret_key="y",
-            connect_timeout=1,
-            request_timeout=1,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
-        )
         self._s3 = boto3.session.Session("x", "y").client(
             "s3",
             region_name="us-east-1",

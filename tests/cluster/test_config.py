@@ -14,6 +14,8 @@ from market.errors import QuaverError
 from market.external import ExternalConfig
 from market.products import product_of
 from market.signals import SignalsConfig
+from tune.models import TcnConfig, TransformerConfig
+from tune.search import trials, variant
 
 
 def test_defaults_are_those_of_the_definitions() -> None:
@@ -48,9 +50,36 @@ def test_a_signal_is_a_switch_and_part_of_what_samples_are_made_by() -> None:
     assert config.recipe.fees.taker_bps == 60
 
 
-def test_a_grid_given_replaces_the_default_one() -> None:
-    config = load_config(None, ['sweep.grid={objective=["bce"]}'])
-    assert config.sweep.grid == {"objective": ["bce"]}
+def test_a_space_given_replaces_the_default_one_and_is_printed_as_it_reads(tmp_path: Path) -> None:
+    config = load_config(None, ['sweep.space={objective=["bce"]}'])
+    assert config.sweep.space == {"objective": ["bce"]}
+    space = '{learning_rate={log=[1e-4, 1e-2]}, model=[{name="seed", lstm_hidden=8}]}'
+    config = load_config(None, [f"sweep.space={space}"])
+    path = tmp_path / "quaver.toml"
+    path.write_text(as_toml(config))
+    assert load_config(path, []) == config
+
+
+def test_the_example_of_a_sweep_is_one_that_can_be_run() -> None:
+    path = Path(cluster.__file__).parents[1] / "examples" / "sweep.toml"
+    sweep = load_config(path, []).sweep
+    assert trials(sweep) == 40
+    assert sweep.asha.enabled
+    tried = [variant(sweep, index) for index in range(trials(sweep))]
+    assert len({str(one.params) for one in tried}) == len(tried)
+
+
+def test_another_model_has_keys_of_its_own(tmp_path: Path) -> None:
+    space = 'sweep.space={objective=["mse"]}'
+    config = load_config(None, ["sweep.train.model.name=tcn", "sweep.train.model.kernel=4", space])
+    assert config.sweep.train.model == TcnConfig(kernel=4)
+    path = tmp_path / "quaver.toml"
+    path.write_text(as_toml(config))
+    assert load_config(path, []) == config
+    path.write_text('[sweep.train.model]\nwidth = 64\nname = "transformer"\n')
+    assert load_config(path, [space]).sweep.train.model == TransformerConfig(width=64)
+    seed = load_config(None, ["sweep.train.model.name=seed"]).sweep.train.model
+    assert seed == Config().sweep.train.model
 
 
 def test_increments_make_a_product_that_can_be_recorded(tmp_path: Path) -> None:
@@ -97,14 +126,23 @@ def test_a_feed_is_simulated_or_a_websocket(url: str) -> None:
         ("fees.taker_bps=inf", "fees.taker_bps is inf"),
         ("fees.taker_bps=1e999", "fees.taker_bps is inf"),
         ("split=[0.6,nan,0.2]", "split is nan"),
-        ("sweep.grid.learning_rate=[1e-3,inf]", "sweep.grid.learning_rate is inf"),
+        ("sweep.space.learning_rate=[1e-3,inf]", "sweep.space.learning_rate is inf"),
         ("sweep.trial_resources.gpu=-inf", "sweep.trial_resources.gpu is -inf"),
         ("sweep.trial_resources.gpu=-1", "$.sweep.trial_resources"),
         ("sweep.trial_resources.CPU=2", "$.sweep.trial_resources"),
         ("sweep.trial_resources.gpu=many", "$.sweep.trial_resources"),
         ("sweep.trial_resources=2", "sweep.trial_resources is a table of keys"),
-        ('sweep.grid={"model.lstm_hiden"=[8]}', "did you mean model.lstm_hidden?"),
-        ("sweep.grid={epochs=[0]}", "do not fit"),
+        ('sweep.space={"model.lstm_hiden"=[8]}', "did you mean model.lstm_hidden?"),
+        ("sweep.space={epochs=[0]}", "the value 0 of 'epochs' in the space does not fit"),
+        ("sweep.samples=3", "nothing to draw"),
+        ("sweep.asha.grace=3", "did you mean sweep.asha.grace_epochs?"),
+        ("sweep.grid={epochs=[1]}", "there is no key sweep.grid"),
+        ("sweep.train.model.name=cnn", "sweep.train.model: there is no model 'cnn', but seed,"),
+        ("sweep.train.model.name=tcn", "'model.lstm_hidden' in the space is not a field"),
+        (
+            'sweep.train.model={name="tcn", lstm_hidden=8}',
+            "there is no key sweep.train.model.lstm_hidden; did you mean",
+        ),
         ("sweep.train.model.lstm_hiden=8", "did you mean sweep.train.model.lstm_hidden?"),
         ("cross.neighbours=9", "$.cross.neighbours"),
         ("external.path=news.parquet", "external: path is 'news.parquet' and series is []"),

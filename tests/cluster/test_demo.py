@@ -16,7 +16,7 @@ import pytest
 import requests
 
 SHORT = ["--set", "demo.hours=1.5", "--set", "demo.live_beats=20", "--set", "demo.live_speed=40"]
-FAST_SWEEP = ["--set", "sweep.train.epochs=2", "--set", 'sweep.grid={objective=["mse","bce"]}']
+FAST_SWEEP = ["--set", "sweep.train.epochs=2", "--set", 'sweep.space={objective=["mse","bce"]}']
 SIGNALS = ["order_flow", "taker", "spread", "depth", "volatility", "time_of_day"]
 SWITCHES = [*(f"signals.{name}" for name in SIGNALS), "cross.btc_eth"]
 ALL_SIGNALS = [part for switch in SWITCHES for part in ("--set", f"{switch}=true")]

@@ -24,7 +24,7 @@ from datasets.tables import read_windows
 from market.cross import CrossConfig
 from market.errors import QuaverError
 from market.external import ExternalConfig
-from market.products import UNIVERSE
+from market.products import UNIVERSE, product_of
 from market.signals import SignalsConfig
 from tests.actors.wire import (
     BEAT_NS,
@@ -170,6 +170,14 @@ def test_one_that_knows_the_next_beat_is_found(
     assert found == {("samples", "signals", True)}
 
 
+def test_one_that_looks_further_back_than_allowed_is_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cross = beside_module.cross
+    monkeypatch.setattr(beside_module, "cross", lambda beats, others: cross(beats - 20, others))
+    assert {(one.column, one.how) for one in found_in(store)} == {("signals", "past scrambled")}
+
+
 def test_what_a_sample_looks_at_is_built_with_it_and_nothing_else(store: Store) -> None:
     recipe = msgspec.structs.replace(RECIPE, cross=CrossConfig(btc_eth=True))
     assert steps(run(store, recipe, products=SOL, days=DAYS[1])) == [
@@ -249,12 +257,44 @@ def test_too_little_to_tell_which_coins_are_near_is_told_and_windows_stay(
     assert len(list(store.files("windows"))) == 2 * 8 and not list(store.files("samples"))
 
 
-def test_which_coins_are_near_waits_for_all_windows(store: Store) -> None:
-    raw = raw_manifest(store, LTC, DAYS[0])
-    sound = store.read(raw_path(LTC, DAYS[0]))
+def spoil(store: Store, product_id: str, day: str) -> bytes:
+    """Make a raw partition one that cannot be built; return its manifest as it was."""
+    raw, sound = raw_manifest(store, product_id, day), store.read(raw_path(product_id, day))
     part = msgspec.structs.replace(raw.sessions[0].parts[0], sha256="0" * 64)
     raw.sessions[0].parts[0] = part
-    store.write(raw_path(LTC, DAYS[0]), msgspec.json.encode(raw))
+    store.write(raw_path(product_id, day), msgspec.json.encode(raw))
+    return sound
+
+
+def test_samples_wait_for_the_windows_of_what_they_look_at(store: Store) -> None:
+    recipe = msgspec.structs.replace(RECIPE, cross=CrossConfig(btc_eth=True))
+    sound = spoil(store, BTC, DAYS[1])
+    outcome = run(store, recipe)
+    assert [(f.product, f.day, f.stage) for f in outcome.failures] == [
+        (BTC, DAYS[1], "windows"),
+        *((product_id, DAYS[1], "samples") for product_id in (ETH, LTC, SOL)),
+    ]
+    assert outcome.failures[1].why == (
+        f"the windows of {BTC} on {DAYS[1]}, which they look at, could not be built"
+    )
+    assert [b.day for b in outcome.built if b.stage == "samples"] == [DAYS[0]] * 4
+    store.write(raw_path(BTC, DAYS[1]), sound)
+    assert run(store, recipe).failures == [] and find_todo(store, recipe).is_empty()
+
+
+def test_a_product_without_samples_asks_for_no_nearest_coins(store: Store) -> None:
+    walk, grid = Walk(7, ("OTHER-EUR",)), product_of("OTHER-EUR", "0.01", "0.00000001")
+    frames = [*walk.snapshots(MIDNIGHT_NS), *walk.frames(MIDNIGHT_NS, MIDNIGHT_NS + 9 * 10**9)]
+    record(store, frames, products={"OTHER-EUR": grid})
+    assert steps(run(store, products="OTHER-EUR")) == [("windows", "OTHER-EUR", DAYS[1])]
+    assert not store.exists(NEIGHBOURS_PATH) and find_todo(store, RECIPE, "OTHER-EUR").is_empty()
+    spoil(store, "OTHER-EUR", DAYS[1])  # Nor do the others wait for it.
+    assert [f.product for f in run(store).failures] == ["OTHER-EUR"]
+    assert store.exists(NEIGHBOURS_PATH)
+
+
+def test_which_coins_are_near_waits_for_all_windows(store: Store) -> None:
+    sound = spoil(store, LTC, DAYS[0])
     outcome = run(store)
     assert [(f.product, f.day, f.stage) for f in outcome.failures] == [(LTC, DAYS[0], "windows")]
     assert not list(store.files("samples")) and not store.exists(NEIGHBOURS_PATH)

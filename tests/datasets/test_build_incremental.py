@@ -11,7 +11,7 @@ from datasets import todo as todo_module
 from datasets.build import build, find_todo
 from datasets.partition import build_samples, build_windows, days_read
 from datasets.recipe import Recipe
-from datasets.table_manifest import TableManifest, manifest_path
+from datasets.table_manifest import FORMAT, TableManifest, manifest_path
 from datasets.tables import stored, table_path
 from datasets.todo import choose
 from market.actions import Fees
@@ -113,7 +113,11 @@ def test_another_grid_makes_windows_and_their_samples_stale(tmp_path: Path, incr
     raw = raw_manifest(store, ETH, DAYS[3])
     setattr(raw, increment, "0.1")
     store.write(raw_path(ETH, DAYS[3]), msgspec.json.encode(raw))
-    assert steps(run(store)) == [("samples", ETH, DAYS[3]), ("windows", ETH, DAYS[3])]
+    assert steps(run(store)) == [
+        ("samples", ETH, DAYS[2]),  # Its windows and those of the next day do not go together.
+        ("samples", ETH, DAYS[3]),
+        ("windows", ETH, DAYS[3]),
+    ]
 
 
 def test_another_recipe_makes_all_samples_stale_and_no_windows(tmp_path: Path) -> None:
@@ -162,7 +166,7 @@ def test_a_partition_that_is_not_whole_is_built_again(root: str, table: str, how
     elif how == "garbage":
         store.write(manifest, before[manifest][:-9])
     elif how == "old":
-        store.write(manifest, before[manifest].replace(b"quaver.table.1", b"quaver.table.0"))
+        store.write(manifest, before[manifest].replace(FORMAT.encode(), b"quaver.table.0"))
     else:
         store.write(manifest, before[manifest_path(table, BTC, DAYS[0])])
     assert steps(run(store)) == [(table, BTC, DAYS[1])]

@@ -9,10 +9,11 @@ import pytest
 
 from actors.raw import read_parts
 from datasets import code_hash
+from datasets.beside import beside
 from datasets.code_hash import code_sha256, reached
-from datasets.partition import samples_code, windows_code
+from datasets.partition import samples_code, samples_of, windows_code
 from datasets.rebuild import windows_of
-from datasets.tables import write_windows
+from datasets.tables import write_samples, write_windows
 
 MODULES = {
     "maker": '''
@@ -165,3 +166,9 @@ def test_what_makes_windows_is_found_and_what_makes_samples_is_not_among_it() ->
         "actors.durable",
     }
     assert windows_code() != samples_code()
+
+
+def test_what_serves_live_only_makes_no_samples_stale() -> None:
+    names = {name for name, found in reached(beside, samples_of, write_samples).items() if found}
+    assert {("market.cross", "cross"), ("market.external", "external")} <= names
+    assert not names & {("market.cross", "CrossBuilder"), ("market.cross", "GIVEN_UP_BEATS")}

@@ -698,6 +698,7 @@ EXEMPT = {
     "actions.resting_sell_fills": "compiled into the labels, right for any integers",
     "cross.CrossBuilder": "what it takes is what `references_of` gives",
     "cross.CrossBuilder.row": "a product that is not asked for is a KeyError, any beat is right",
+    "cross.CrossBuilder.absent": "a product that is not asked for is a KeyError",
     "cross.CrossBuilder.waits_for": "a product that is not asked for is a KeyError",
     "cross.Mids": "a record that `mids` makes",
     "cross.names": "what is no configuration fails at its first attribute",

@@ -302,6 +302,8 @@ def test_what_has_not_come_or_is_long_past_is_not_known() -> None:
     for silent in (1, GIVEN_UP_BEATS):
         assert builder.waits_for("ADA-USD", FIRST + 99 + silent) == ("BTC-USD",)
     assert builder.waits_for("ADA-USD", FIRST + 100 + GIVEN_UP_BEATS) == ()
+    assert builder.absent("ADA-USD", FIRST + 99) == ("ETH-USD",)
+    assert builder.absent("ADA-USD", FIRST + 900) == ("BTC-USD", "ETH-USD")
     assert builder.row("ADA-USD", FIRST + 99)[[3, 7, 11]].tolist() == [1, 0, 0]
     assert not builder.row("ADA-USD", FIRST + 100).any()
     for at in range(100, 3000):

@@ -24,7 +24,7 @@ from serve_app.execution_config import ExecutionConfig
 from serve_app.inputs import external_reader
 from tests.datasets.test_external import PATH, Rows, parquet
 from tests.serve_app.market_walk import FIRST_BEAT, PRODUCTS, WARM_UP, model_file, walk
-from tests.serve_app.test_executor import Bench
+from tests.serve_app.test_executor import Bench, wants_to_buy_cheaply
 
 BTC, ETH, SOL = PRODUCTS  # Traded are the first two.
 LTC = "LTC-USD"
@@ -33,6 +33,7 @@ CROSS = Recipe(
     cross=CrossConfig(btc_eth=True, neighbours=2),
     nearest={BTC: (ETH, SOL, LTC), ETH: (SOL,)},
 )
+NEAR = Recipe(cross=CrossConfig(neighbours=1), nearest={BTC: (SOL,), ETH: (SOL,)})
 NEWS = Recipe(external=ExternalConfig(path=PATH, series=("news", "mood"), max_age_s=100.0))
 PATIENCE_NS = 1_000_000_000
 Windows = np.ndarray
@@ -100,7 +101,7 @@ def test_they_are_those_of_samples_bit_for_bit_whichever_connection_is_first(
 def test_a_beat_waits_for_a_product_that_it_looks_at_and_not_for_ever(
     streams: dict[str, Windows],
 ) -> None:
-    bench = Bench(recipe=CROSS)
+    bench = Bench(recipe=NEAR)
     for i in range(80):
         send(bench, at(streams, FIRST_BEAT + i, ETH, SOL))
     assert bench.executor.patience_left_s is None
@@ -116,21 +117,21 @@ def test_a_beat_waits_for_a_product_that_it_looks_at_and_not_for_ever(
     assert len(bench.model.calls) == before + 2 and bench.executor.patience_left_s is None
     send(bench, at(streams, FIRST_BEAT + 81, SOL))  # Too late.
     assert bench.executor.health()["late_references"] == 1
-    known = CROSS.signal_names.index("near1_known")
+    known = NEAR.signal_names.index("near1_known")
     assert asked(bench, 1)[-2:, known].tolist() == [1.0, 0.0]
 
 
 def test_a_product_that_has_been_silent_for_long_is_not_waited_for(
     streams: dict[str, Windows],
 ) -> None:
-    bench = Bench(recipe=CROSS)
-    for i in range(70):
-        send(bench, at(streams, FIRST_BEAT + i, ETH, *([SOL] if i < 40 else [])))
-        assert (bench.executor.patience_left_s is None) == (not 40 <= i < 40 + GIVEN_UP_BEATS)
+    bench = Bench(recipe=NEAR)
+    for i in range(90):
+        send(bench, at(streams, FIRST_BEAT + i, ETH, *([SOL] if i < 75 else [])))
+        assert (bench.executor.patience_left_s is None) == (not 75 <= i < 75 + GIVEN_UP_BEATS)
         bench.ticks_ns += PATIENCE_NS
         asyncio.run(bench.executor.release())
-    assert bench.executor.health()["late_references"] == GIVEN_UP_BEATS
-    assert bench.executor.health()["last_beat"] == FIRST_BEAT + 69
+    assert bench.executor.health()["late_references"] == 15  # Not waited for, counted all the same.
+    assert bench.executor.health()["last_beat"] == FIRST_BEAT + 89
 
 
 def test_windows_of_another_product_that_cannot_be_cost_its_signals_and_nothing_else(
@@ -151,9 +152,11 @@ class News:
     """An external series in a folder, written anew while it is read."""
 
     def __init__(self, folder: Path) -> None:
-        self._store, self._rows = Store(str(folder)), [(BEAT_NS * FIRST_BEAT, "mood", 0.5)]
+        late = ((FIRST_BEAT + 9_999) * BEAT_NS, "news", 0.0)
+        self._store = Store(str(folder))
+        self._rows: Rows = [(BEAT_NS * FIRST_BEAT, "mood", 0.5), late]
         self.reader = external_reader(NEWS, str(folder))
-        self.add(*self._rows)
+        self.add()
 
     @property
     def rows(self) -> Rows:
@@ -212,18 +215,68 @@ def stuck() -> Iterator[Stuck]:
     reader.answers.set()
 
 
-def test_a_file_that_takes_too_long_is_read_once_and_holds_nothing_up(stuck: Stuck) -> None:
-    bench = Bench(recipe=NEWS, external=stuck, predict_timeout_s=0.01)
-    rows = walk(5, 3)
+def test_a_file_that_takes_too_long_is_waited_for_once(stuck: Stuck) -> None:
+    bench = Bench(recipe=NEWS, external=stuck, predict_timeout_s=0.5)
+    rows = walk(60, 3)
 
     async def run() -> None:
-        for i in range(5):
-            await bench.executor.on_item([(ETH, rows[i : i + 1])])
+        async with asyncio.timeout(15):  # Half a second for each would be half a minute.
+            for i in range(60):
+                await bench.executor.on_item([(ETH, rows[i : i + 1])])
         stuck.answers.set()
 
     asyncio.run(run())
-    assert (stuck.calls, bench.executor.health()["beats"]) == (1, 5)
+    assert (stuck.calls, bench.executor.health()["beats"]) == (1, 60)
+    assert bench.executor.health()["errors"] == 60
     assert bench.executor.health()["last_error"].startswith("external series: TimeoutError")
+
+
+def test_the_file_is_looked_at_once_a_beat_however_many_connections_bring_it(
+    stuck: Stuck, streams: dict[str, Windows]
+) -> None:
+    bench = Bench(recipe=NEWS, external=stuck)
+    stuck.answers.set()
+    for i in range(3):
+        send(bench, at(streams, FIRST_BEAT + i, BTC), at(streams, FIRST_BEAT + i, ETH))
+    assert stuck.calls == 3
+
+
+def test_a_series_that_is_gone_is_told_of(tmp_path: Path) -> None:
+    news, rows = News(tmp_path), walk(1, 3)
+    Store(str(tmp_path)).write(PATH, parquet([(BEAT_NS * FIRST_BEAT, "mood", 0.5)]))
+    bench = Bench(recipe=NEWS, external=news.reader)
+    send(bench, [(ETH, rows)])
+    assert "no row has the name news; it has mood" in bench.executor.health()["last_error"]
+
+
+def test_what_is_held_when_the_stream_is_lost_is_decided_before_all_orders_go() -> None:
+    streams = {name: quiet(walk(WARM_UP + 3, seed)) for seed, name in enumerate((BTC, SOL))}
+    bench = Bench(wants_to_buy_cheaply, recipe=NEAR)
+    for i in range(WARM_UP + 2):
+        send(bench, at(streams, FIRST_BEAT + i, BTC, *([SOL] if i < WARM_UP else [])))
+    assert bench.executor.patience_left_s is not None
+    asyncio.run(bench.executor.withdraw())
+    assert bench.executor.patience_left_s is None
+    assert bench.executor.last_beat == FIRST_BEAT + WARM_UP + 1
+    assert bench.executor.positions()["open_orders"] == [] and bench.broker.submitted
+    asyncio.run(bench.executor.release())
+    assert bench.executor.positions()["open_orders"] == []
+
+
+def quiet(rows: Windows) -> Windows:
+    """Return windows in which nothing that rests is filled."""
+    rows["ask"] = rows["low_ask"] = 60_000
+    rows["trade_low"], rows["trade_high"] = 59_999, 59_999
+    rows["bid"] = rows["high_bid"] = 59_000
+    return rows
+
+
+def test_an_invalid_beat_waits_for_nobody(streams: dict[str, Windows]) -> None:
+    bench = Bench(recipe=NEAR)
+    streams[ETH]["valid"][5] = False
+    for i in range(6):
+        send(bench, at(streams, FIRST_BEAT + i, ETH, *([SOL] if i < 5 else [])))
+    assert bench.executor.patience_left_s is None and bench.executor.counts["beats"] == 6
 
 
 def test_what_is_served_must_say_where_its_series_lie_and_they_must_be_there(

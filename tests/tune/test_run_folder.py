@@ -11,7 +11,7 @@ from datasets.splits import split_by_time
 from market.actions import Fees
 from market.errors import QuaverError
 from tune.config import SweepConfig
-from tune.run_folder import Identity, begin, check_unseen, digest, trained_on
+from tune.run_folder import Identity, begin, check_name, check_unseen, digest, trained_on
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def started(make_samples, small, tmp_path):
     samples = make_samples(1200)
     store = Store(str(tmp_path))
     identity = Identity(
-        config=SweepConfig(train=small, grid={"objective": ["mse"]}),
+        config=SweepConfig(train=small, space={"objective": ["mse"]}),
         products=("BTC-USD",),
         trained=("BTC-USD",),
         recipe=Recipe(),
@@ -71,3 +71,29 @@ def test_only_labelled_samples_are_trained_on(make_samples) -> None:
         (found,) = part.in_order(len(samples))
         np.testing.assert_array_equal(found.beat, wanted.beat)
         np.testing.assert_array_equal(found.label, wanted.label)
+
+
+def test_a_name_that_is_taken_unknown_or_none_is_refused(started) -> None:
+    store, _ = started
+    assert check_name(store, "second", resume=False) is None
+    assert check_name(store, "first", resume=True) is not None
+    for name, resume, message in (
+        ("first", False, "exists; go on with it .--resume.*another name"),
+        ("second", True, "there is no sweep second under .* to resume"),
+        ("a/b", False, "the name 'a/b' may hold letters"),
+        ("", False, "the name '' may hold letters"),
+    ):
+        with pytest.raises(QuaverError, match=message):
+            check_name(store, name, resume)
+
+
+@pytest.mark.slow
+def test_a_bucket_that_does_not_exist_and_wrong_keys_are_named(
+    s3_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(QuaverError, match=r"s3://no-such-bucket/x: .*check that this root"):
+        check_name(Store("s3://no-such-bucket/x"), "first", resume=False)
+    assert check_name(Store(s3_root), "first", resume=False) is None
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(QuaverError, match="that you have the rights"):
+        check_name(Store(s3_root), "first", resume=False)

@@ -1,10 +1,13 @@
 """A sweep writes what it promises after every epoch, and goes on by name after a stop."""
 
+import errno
 import gc
 import json
+import os
 import re
 import signal
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -12,7 +15,6 @@ import numpy as np
 import pyarrow.fs
 import pytest
 import torch
-from ray import tune as ray_tune
 
 from actors.store import Store
 from datasets.recipe import Recipe
@@ -23,12 +25,14 @@ from datasets.tables import samples_table, write_samples
 from market.actions import Fees
 from market.errors import QuaverError
 from market.features import Features
-from tune.checkpoint import load_model, load_state
-from tune.config import SweepConfig, variants
+from tune import run_folder
+from tune.checkpoint import load_model
+from tune.config import SweepConfig
 from tune.run_folder import trained_on
+from tune.search import variant
 from tune.sweep import run_sweep
 from tune.training import train
-from tune.trial import newest
+from tune.trial_state import TrialFile
 
 pytestmark = pytest.mark.ray
 
@@ -57,7 +61,7 @@ def sweep(make_samples, small, tmp_path, tmp_path_factory) -> dict:
     cached = under(tmp_path_factory.mktemp("data"), samples)
     config = SweepConfig(
         train=msgspec.structs.replace(small, epochs=2),
-        grid={"objective": ["mse", "bce"]},
+        space={"objective": ["mse", "bce"]},
         max_failures=0,
     )
     return {
@@ -79,7 +83,14 @@ class Bucket(Store):
         self._fs = pyarrow.fs.SubTreeFileSystem(str(root), pyarrow.fs.LocalFileSystem())
         self._base = "bucket/prefix"
         # S3 has no folders that could be missing, this has.
-        self._fs.create_dir(f"{self._base}/runs/grid/best")
+        for name in ("best", *NAMES):
+            self._fs.create_dir(f"{self._base}/runs/grid/{name}")
+
+    def __reduce__(self) -> tuple[type["Bucket"], tuple[Path]]:
+        return (Bucket, (Path(self.root),))
+
+    def check(self) -> None:
+        pass
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         with self._fs.open_output_stream(f"{self._base}/{path}") as out:
@@ -88,6 +99,22 @@ class Bucket(Store):
     def read(self, path: str) -> bytes:
         with self._fs.open_input_file(f"{self._base}/{path}") as f:
             return bytes(f.read())
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
+        self.write(path, change(self.read(path) if self.exists(path) else None))
+
+
+class Full(Store):
+    """A folder in which there is room for each file once."""
+
+    def __reduce__(self) -> tuple[type["Full"], tuple[str]]:
+        return (Full, (self.root,))
+
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        with self._named("write", path):
+            if self.exists(path):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().write(path, data)
 
 
 def _stopped(**sweep) -> str:
@@ -112,10 +139,6 @@ def _scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(f"ray/tune/{tag}")]
 
 
-def _checkpoints(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("checkpoint_*"))
-
-
 def test_checkpoints_scalars_table_and_best_model(ray_local, sweep, tmp_path, capfd) -> None:
     progress = []
     on_interrupt = signal.getsignal(signal.SIGINT)
@@ -132,8 +155,8 @@ def test_checkpoints_scalars_table_and_best_model(ray_local, sweep, tmp_path, ca
     assert json.loads((folder / "results.json").read_bytes())["best"] == result.best
 
     for row in result.trials:
-        # Numbered from 0, one per report; the last one is kept.
-        assert _checkpoints(folder / row.name) == ["checkpoint_000001"]
+        state = TrialFile(sweep["store"], f"runs/grid/{row.name}").read()
+        assert (state.epoch, state.batch, state.epochs[-1].metrics) == (2, 0, row.metrics)
         for tag in ("train_loss", "validation_loss", "validation_value_bps"):
             scalars = _scalars(folder / row.name, tag)
             assert [step for step, _ in scalars] == [1, 2]
@@ -160,12 +183,10 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
         if progress.finished_epochs >= 3:
             signal.raise_signal(signal.SIGINT)
 
-    assert re.search("interrupted .*--resume", _stopped(**sweep, on_progress=interrupt))
+    assert re.search("interrupted, .*--resume", _stopped(**sweep, on_progress=interrupt))
     folder = tmp_path / "bucket/prefix/runs/grid"
-    before = 0
-    for name in NAMES:
-        found = _checkpoints(folder / name)
-        before += load_state(folder / name / found[-1]).epoch if found else 0
+    states = [TrialFile(sweep["store"], f"runs/grid/{name}").read() for name in NAMES]
+    before = sum(state.epoch for state in states if state)
     assert 3 <= before < 2 * epochs
     with pytest.raises(QuaverError, match=r"exists; .*--resume"):
         run_sweep(**sweep)
@@ -181,13 +202,13 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
     assert progress[0].finished_epochs >= before - len(NAMES)
     assert progress[-1].finished_epochs == 2 * epochs
     parts = trained_on(sweep["samples"].open(), sweep["splits"])
-    for row, variant in zip(result.trials, variants(sweep["config"]), strict=True):
+    for index, row in enumerate(result.trials):
         steps = [step for step, _ in _scalars(folder / row.name, "train_loss")]
         assert sorted(set(steps)) == list(range(1, epochs + 1))
         undisturbed = []
         state = train(
             *parts,
-            variant.train,
+            variant(sweep["config"], index).train,
             on_epoch=lambda metrics, _, into=undisturbed: into.append(metrics),
         )
         assert row.metrics == undisturbed[-1]
@@ -198,19 +219,36 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
     assert run_sweep(**sweep, resume=True) == result  # Finished: nothing is left to do.
 
 
-def test_failed_trial_is_named_and_can_be_resumed(ray_local, sweep, make_samples, tmp_path) -> None:
-    sweep["config"] = msgspec.structs.replace(sweep["config"], grid={"objective": ["mse"]})
+def test_failed_trial_is_named_and_can_be_resumed(
+    ray_local, sweep, make_samples, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "FEATURE_ROWS", 1)
+    sweep["config"] = msgspec.structs.replace(sweep["config"], space={"objective": ["mse"]})
     samples = make_samples(2000)
     medians = samples.medians.copy()
-    samples.medians[:] = np.nan
+    samples.medians[999] = np.nan  # The digest takes the features of the first row alone.
     sweep["samples"] = under(tmp_path / "data", samples)
     message = _stopped(**sweep)
-    assert re.search("1 of 1 trials of grid failed, first 00_mse: .*not finite", message)
+    assert re.search("all 1 trials of grid failed, first 00_mse: .*not finite", message)
     log = tmp_path / "runs" / "grid" / "00_mse" / "error.txt"
     assert str(log) in message
     assert "not finite" in log.read_text()
     samples.medians[:] = medians
     sweep["samples"] = under(tmp_path / "data", samples)
+    result = run_sweep(**sweep, resume=True)
+    assert [row.metrics.epoch for row in result.trials] == [2]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_named_and_nothing_is_lost_once_there_is_room(
+    ray_local, sweep, tmp_path
+) -> None:
+    sweep["config"] = msgspec.structs.replace(sweep["config"], space={})
+    sweep["store"] = Full(str(tmp_path))
+    message = _stopped(**sweep)
+    assert "No space left on device" in message and "--resume" in message
+    assert TrialFile(sweep["store"], "runs/grid/00").read().epoch == 1
+    sweep["store"] = Store(str(tmp_path))
     result = run_sweep(**sweep, resume=True)
     assert [row.metrics.epoch for row in result.trials] == [2]
 
@@ -221,23 +259,6 @@ def test_error_in_on_progress_reaches_the_caller(ray_local, sweep) -> None:
             raise QuaverError("from the caller")
 
     assert _stopped(**sweep, on_progress=fail) == "from the caller"
-
-
-def test_deleted_checkpoint_is_replaced_by_its_newest_sibling(tmp_path) -> None:
-    filesystem = pyarrow.fs.LocalFileSystem()
-    for index in (3, 9, 10):
-        (tmp_path / f"checkpoint_{index:06d}").mkdir()
-        (tmp_path / f"checkpoint_{index:06d}" / "state.pt").touch()
-    (tmp_path / "checkpoint_000011").mkdir()
-
-    def found(index: int) -> str:
-        path = str(tmp_path / f"checkpoint_{index:06d}")
-        return newest(ray_tune.Checkpoint(path, filesystem)).path.rsplit("_", 1)[1]
-
-    assert found(3) == "000003"
-    assert found(8) == found(11) == "000010"
-    nowhere = ray_tune.Checkpoint(str(tmp_path / "trial" / "checkpoint_000000"), filesystem)
-    assert newest(nowhere) is None
 
 
 def test_refusals_before_anything_starts(sweep, tmp_path) -> None:

@@ -21,6 +21,7 @@ from tune.config import OptimiserName, ScheduleName
 from tune.evaluate import evaluate, predict
 from tune.models import build
 from tune.objectives import Objective
+from tune.training import EpochMetrics
 
 
 def train(train_samples, validation_samples, config, **options):
@@ -167,6 +168,27 @@ def test_every_optimiser_and_schedule_resumes_bit_for_bit(
         assert_equal_states(resumed, undisturbed)
 
 
+def test_bfloat16_is_for_the_steps_alone_and_resumes_bit_for_bit(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(700), make_samples(300, seed=3)
+    config = msgspec.structs.replace(small, precision="bfloat16")
+    seen: list = []
+    whole = train(*parts, config, on_epoch=lambda metrics, _: seen.append(metrics))
+    assert {tensor.dtype for tensor in whole.weights.values()} == {torch.float32}
+    model = build(small.model, 0)
+    model.load_state_dict(whole.weights)
+    errors = predict(model, parts[1]) - parts[1].label
+    exact = np.mean((errors / float(whole.weights["output_scale"])) ** 2)
+    assert seen[-1].validation_loss == pytest.approx(exact, rel=1e-5)
+    plain = train(*parts, small)
+    assert not torch.equal(whole.weights["head.weight"], plain.weights["head.weight"])
+    assert whole.best_value_bps == pytest.approx(plain.best_value_bps, rel=0.05)
+    asked = iter([False] * 7 + [True])
+    save_state(train(*parts, config, should_stop=lambda: next(asked)), tmp_path)
+    assert_equal_states(train(*parts, config, resume_from=tmp_path), whole)
+
+
 def _with_dropout(*args):
     model = build(*args)
     model.interaction.append(torch.nn.Dropout(0.3))
@@ -236,6 +258,35 @@ def test_best_epoch_is_the_one_with_the_most_value(make_samples, small, tmp_path
         assert torch.equal(state.best_weights[name], tensor)
 
 
+@pytest.mark.parametrize("temperature_bps", [0.5, 5.0])
+def test_the_distribution_is_softened_by_the_temperature_asked_for(
+    make_samples, small, temperature_bps
+) -> None:
+    validation = make_samples(100, seed=3)
+    config = msgspec.structs.replace(
+        small,
+        objective="cross_entropy",
+        temperature_bps=temperature_bps,
+        learning_rate=1e-15,
+        epochs=1,
+    )
+    seen: list = []
+    state = train(
+        make_samples(200), validation, config, on_epoch=lambda metrics, _: seen.append(metrics)
+    )
+    powers = np.exp((validation.label - validation.label.max(axis=1)[:, None]) / temperature_bps)
+    outputs = predict(_model(state), validation)
+    logs = outputs - np.log(np.exp(outputs).sum(axis=1))[:, None]
+    expected = -(powers / powers.sum(axis=1)[:, None] * logs).sum(axis=1).mean()
+    assert seen[0].validation_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_of_equal_epochs_the_first_is_the_best(make_samples, small) -> None:
+    still = msgspec.structs.replace(small, learning_rate=1e-15)
+    state = train(make_samples(200), make_samples(100, seed=3), still)
+    assert (state.epoch, state.best_epoch) == (3, 1)
+
+
 def test_each_epoch_has_its_own_order(make_samples, small, monkeypatch: pytest.MonkeyPatch) -> None:
     orders = []
 
@@ -251,6 +302,12 @@ def test_each_epoch_has_its_own_order(make_samples, small, monkeypatch: pytest.M
     assert all(sorted(order) == sorted(orders[0]) for order in orders)
 
 
+def _flat(metrics: EpochMetrics) -> dict[str, float]:
+    fields = msgspec.structs.asdict(metrics)
+    look = fields.pop("history")[-1]
+    return fields | msgspec.structs.asdict(look)
+
+
 def test_validation_in_several_batches_is_that_of_all_rows(
     make_samples, small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +318,7 @@ def test_validation_in_several_batches_is_that_of_all_rows(
             make_samples(700),
             make_samples(300, seed=3),
             small,
-            on_epoch=lambda metrics, _: found.append(msgspec.structs.asdict(metrics)),
+            on_epoch=lambda metrics, _: found.append(_flat(metrics)),
         )
     assert len(found) == 6
     for whole, in_parts in zip(found[:3], found[3:], strict=True):
@@ -329,6 +386,33 @@ def _learnt(weights) -> list[str]:
     return [name for name in weights if not name.endswith(("_mean", "_scale"))]
 
 
+def test_plateau_goes_by_the_validation_value_captured_and_remembers_it(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(300), make_samples(200, seed=3)
+    config = msgspec.structs.replace(
+        small, schedule="plateau", plateau_epochs=2, plateau_factor=0.5, epochs=12
+    )
+    seen: list = []
+
+    def keep(metrics, state) -> None:
+        seen.append(metrics)
+        directory = tmp_path / str(metrics.epoch)
+        directory.mkdir()
+        save_state(state, directory)
+
+    whole = train(*parts, config, on_epoch=keep)
+    rate, waited = config.learning_rate, 0
+    for metrics in seen:
+        assert metrics.learning_rate == pytest.approx(rate)
+        waited = 0 if metrics.best_epoch == metrics.epoch else waited + 1
+        if waited == 2:
+            rate, waited = rate / 2, 0
+    assert rate < config.learning_rate
+    for epoch in range(1, 12):
+        assert_equal_states(train(*parts, config, resume_from=tmp_path / str(epoch)), whole)
+
+
 def test_a_checkpoint_of_other_samples_products_or_features_is_refused(
     make_samples, small, tmp_path: Path
 ) -> None:
@@ -354,6 +438,21 @@ def test_a_checkpoint_of_other_samples_products_or_features_is_refused(
             resume_from=tmp_path,
         )
     assert train(samples, validation, config, resume_from=tmp_path).epoch == 1
+
+
+def test_a_checkpoint_that_another_program_wrote_is_refused_with_its_commit(
+    make_samples, small, tmp_path: Path
+) -> None:
+    parts = make_samples(200), make_samples(100, seed=3)
+    state = train(*parts, msgspec.structs.replace(small, epochs=1))
+    state.git_commit = "abc"
+    for field, key in (("weights", "head.bias"), ("optimiser", "per_batch")):
+        kept = getattr(state, field)
+        setattr(state, field, {name: kept[name] for name in kept if name != key})
+        save_state(state, tmp_path)
+        with pytest.raises(QuaverError, match=rf"another program \(commit abc\): .*{key}"):
+            train(*parts, small, resume_from=tmp_path)
+        setattr(state, field, kept)
 
 
 def test_epochs_may_be_added_unless_the_schedule_counts_them(

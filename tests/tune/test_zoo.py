@@ -29,7 +29,8 @@ WIDTH = len(names(SIGNALS))
 EPOCHS = 4
 
 every_model = pytest.mark.parametrize("name", MODELS)
-every_width = pytest.mark.parametrize("width", [0, WIDTH])
+# Fast tests train each model once.
+every_width = pytest.mark.parametrize("width", [pytest.param(0, marks=pytest.mark.slow), WIDTH])
 
 
 def samples_of(width: int, n: int, seed: int) -> Samples:
@@ -43,7 +44,7 @@ def config_of(name: str) -> TrainConfig:
 
 
 def parts(width: int) -> tuple[Part, Part]:
-    return Part.of(samples_of(width, 2000, 1)), Part.of(samples_of(width, 400, 2))
+    return Part.of(samples_of(width, 1500, 1)), Part.of(samples_of(width, 300, 2))
 
 
 @functools.cache
@@ -128,7 +129,7 @@ def test_seed_decides(name: str) -> None:
 
 
 @every_model
-@every_width
+@pytest.mark.parametrize("width", [0, WIDTH])
 def test_gradients_reach_every_parameter(name: str, width: int) -> None:
     torch.manual_seed(0)
     samples = samples_of(width, 100, 3)

@@ -1,0 +1,71 @@
+"""What a sweep has found: its trials, best first, and whether the best is more than luck."""
+
+from rich.console import Console
+from rich.table import Table
+
+from tune.significance import Significance
+from tune.sweep import SweepResult, TrialResult
+
+
+def print_sweep(result: SweepResult, console: Console) -> None:
+    """Print the table of trials, what failed, and what the winner is worth."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("trial", overflow="fold")
+    for heading in ("bp a decision", "best epoch", "epochs", "loss", "seconds"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for trial in sorted(result.trials, key=_value, reverse=True):
+        table.add_row(*_cells(trial), _remark(trial, result.best), style=_style(trial, result.best))
+    console.print(table, highlight=False)
+    for trial in result.trials:
+        if trial.error:
+            console.print(
+                f"{trial.name} failed: {trial.error}; --resume tries it again",
+                style="red", highlight=False, soft_wrap=True, markup=False,
+            )  # fmt: skip
+    console.print(verdict(result.significance, len(result.trials)), highlight=False, soft_wrap=True)
+
+
+def verdict(found: Significance | None, trials: int) -> str:
+    """Return in words whether the best of so many trials is more than luck."""
+    if found is None:
+        return f"best of {trials} trials; validation is too short to tell it from luck"
+    said = (
+        f"best of {found.trials} trials and {found.looks} epochs: Sharpe ratio {found.sharpe:.3f} "
+        f"a block, {found.lucky_sharpe:.3f} expected of the best of as many without skill "
+        f"({found.effective_blocks:.0f} independent blocks); deflated Sharpe ratio "
+        f"{found.deflated_sharpe:.3f}, p {found.p_value:.2g}: "
+    )
+    return said + ("more than luck" if found.significant else "this may be luck")
+
+
+def _value(trial: TrialResult) -> float:
+    return trial.metrics.best_value_bps if trial.metrics and not trial.error else float("-inf")
+
+
+def _cells(trial: TrialResult) -> tuple[str, ...]:
+    metrics = trial.metrics
+    if metrics is None:
+        return (trial.name, "", "", "0", "", "")
+    return (
+        trial.name,
+        f"{metrics.best_value_bps:.3f}",
+        str(metrics.best_epoch),
+        str(metrics.epoch),
+        f"{metrics.validation_loss:.4g}",
+        f"{trial.seconds:.0f}",
+    )
+
+
+def _remark(trial: TrialResult, best: str) -> str:
+    if trial.error:
+        return "failed"
+    if trial.name == best:
+        return "exported"
+    return "stopped early" if trial.stopped_early else ""
+
+
+def _style(trial: TrialResult, best: str) -> str:
+    if trial.name == best:
+        return "bold"
+    return "dim" if trial.error or trial.stopped_early else ""
