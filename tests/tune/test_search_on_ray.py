@@ -27,6 +27,7 @@ from tune.search import configured, trials
 from tune.significance import significance
 from tune.sweep import SweepResult, run_sweep
 from tune.training import EpochMetrics, train
+from tune.trial_state import FILE
 
 pytestmark = pytest.mark.ray
 
