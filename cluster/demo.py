@@ -11,6 +11,7 @@ from actors.store import Store
 from cluster import stages
 from cluster.build import build_tables
 from cluster.config import Config
+from cluster.judge import judge, print_summary, write_report_to
 from cluster.live import trade_simulated
 from cluster.progress import Display
 from cluster.session import ray_session
@@ -37,14 +38,14 @@ def run_demo(config: Config, out: Path, console: Console) -> None:
         with display.stage("sweep") as stage:
             stages.sweep(store, config, _SWEEP, False, stage)
         with display.stage("judge") as stage:
-            judged = stages.judge(store, config, _SWEEP, stage)
+            judged = judge(store, config, _SWEEP, stage)
         with display.stage("serve and trade") as stage:
             _, samples, splits = stages.split_samples(store, config)
             test = samples.select(splits["test"])
             live, checked = trade_simulated(config, store, _SWEEP, test, ports, stage)
     note = f"{checked} predictions over HTTP were compared with the model's own: equal."
     judged = msgspec.structs.replace(judged, live=live, notes=[*judged.notes, note])
-    stages.print_summary(judged, stages.write_report_to(store, judged), console)
+    print_summary(judged, write_report_to(store, judged), console)
 
 
 def _clear(out: Path) -> None:

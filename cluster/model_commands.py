@@ -169,14 +169,14 @@ def report(
     reserves and fees beside buy-and-hold and the label oracle.
     """
     from actors.store import Store
-    from cluster import stages
+    from cluster import judge as judging
     from cluster.config import load_config
     from cluster.progress import Display
 
     chosen, store = load_config(config, set_ or []), Store(data)
     with Display(console) as display, display.stage("judge") as stage:
-        judged = stages.judge(store, chosen, name, stage)
-    stages.print_summary(judged, stages.write_report_to(store, judged), console)
+        judged = judging.judge(store, chosen, name, stage)
+    judging.print_summary(judged, judging.write_report_to(store, judged), console)
 
 
 @app.command()

@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
+from tune.results import SweepResult, TrialResult
 from tune.significance import Significance
-from tune.sweep import SweepResult, TrialResult
 
 
 def print_sweep(result: SweepResult, console: Console) -> None:

@@ -6,12 +6,7 @@ is waited for. Under runs/<sweep>/ lie one folder per trial (its state, TensorBo
 results.json and best/model.safetensors.
 """
 
-import contextlib
-import logging
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -24,20 +19,16 @@ from actors.store import Store
 from datasets.sample_cache import CachedSamples
 from market.errors import QuaverError
 from tune.capacity import Capacity
-from tune.checkpoint import MODEL_FILE, ModelMeta, export
 from tune.config import SweepConfig
+from tune.contained import contained
 from tune.own_errors import OwnErrors
+from tune.results import SweepResult, finish
 from tune.run_folder import RUNS, Identity, Splits, begin, check_name, digest, folder, trained_on
-from tune.schedule import Halving, Suggestions, name_of, number_of, params_of, trial_config
+from tune.schedule import Halving, Suggestions, name_of, params_of, trial_config
 from tune.search import check_space, configured, trials
-from tune.significance import Significance, significance
-from tune.training import EpochMetrics
 from tune.trial import run_trial
-from tune.trial_state import TrialFile
 
 _OUTAGES = 20  # Of the server that end Tune, in one sweep.
-_SNAPSHOT_S = "2"
-RESULTS_FILE = "results.json"
 
 
 class SweepProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,27 +41,6 @@ class SweepProgress(msgspec.Struct, frozen=True, kw_only=True):
     running_trials: int
     best_value_bps: float | None  # Validation value captured of the best trial so far.
     warning: str = ""  # Why nothing runs, to be said now.
-
-
-class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the table."""
-
-    name: str
-    params: dict[str, Any]
-    metrics: EpochMetrics | None  # Of the last epoch, with the best epoch's value; None: no epoch.
-    stopped_early: bool
-    seconds: float  # Of training.
-    error: str = ""  # Why it failed.
-
-
-class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The table, and where the model of its best trial lies, relative to the storage root."""
-
-    name: str
-    best: str
-    model_path: str
-    significance: Significance | None  # Of the best; None where validation is too short.
-    trials: tuple[TrialResult, ...]  # As numbered.
 
 
 OnProgress = Callable[[SweepProgress], None]
@@ -126,14 +96,14 @@ def run_sweep(
         ),
         config.trial_resources,
     )
-    with _contained(pending=trials(config) if config.search == "random" else 1):
+    with contained(pending=trials(config) if config.search == "random" else 1):
         results = _fitted(trainable, config, store, name, progress, resume)
     if progress.unfinished:
         raise QuaverError(
             f"sweep: {name} was interrupted, {len(progress.unfinished)} of {trials(config)} trials "
             "are unfinished; go on with --resume"
         )
-    return _finish(results, identity, store, name)
+    return finish(results, identity, store, name)
 
 
 class _Progress(ray_tune.Callback):
@@ -270,75 +240,6 @@ def _tuner(
     )
 
 
-def _finish(
-    results: ray_tune.ResultGrid, identity: Identity, store: Store, name: str
-) -> SweepResult:
-    """Check that all trials are over, export the best one and write the table."""
-    rows = _table(results, identity.config, name)
-    judged = [row for row in rows if row.metrics and not row.error]
-    best = max(judged, key=lambda row: row.metrics.best_value_bps)
-    state = TrialFile(store, f"{folder(name)}/{best.name}").load()
-    assert state is not None, "it was saved before it was reported"
-    meta = ModelMeta(
-        model=state.config.model,
-        objective=state.config.objective,
-        products=identity.products,
-        trained=identity.trained,
-        recipe=identity.recipe,
-    )
-    model_path = f"{folder(name)}/best/{MODEL_FILE}"
-    model = export(state.best_weights, meta)
-    patiently(lambda: store.write(model_path, model))
-    looks = [look for row in rows if row.metrics for look in row.metrics.history]
-    result = SweepResult(
-        name=name,
-        best=best.name,
-        model_path=model_path,
-        significance=significance(
-            looks, best.metrics.history[best.metrics.best_epoch - 1], len(rows)
-        ),
-        trials=tuple(rows),
-    )
-    content = msgspec.json.format(msgspec.json.encode(result))
-    patiently(lambda: store.write(f"{folder(name)}/{RESULTS_FILE}", content))
-    return result
-
-
-def _table(results: ray_tune.ResultGrid, config: SweepConfig, sweep: str) -> list[TrialResult]:
-    """Return the trials by number; QuaverError unless all have run and one has not failed."""
-    rows = [_row(result, config) for result in sorted(results, key=number_of)]
-    begun = [row for row in rows if row.metrics or row.error]
-    if len(begun) < trials(config):
-        raise QuaverError(
-            f"sweep: {sweep} was interrupted ({len(begun)} of {trials(config)} trials have begun); "
-            "go on with --resume"
-        )
-    failed = [row for row in rows if row.error]
-    if len(failed) == len(rows):
-        raise QuaverError(
-            f"sweep: all {len(rows)} trials of {sweep} failed, first {failed[0].name}: "
-            f"{failed[0].error}; mend it and go on with --resume"
-        )
-    return rows
-
-
-def _row(result: ray_tune.Result, config: SweepConfig) -> TrialResult:
-    reported = result.metrics or {}
-    metrics, params = None, params_of(result)
-    if "epoch" in reported:
-        fields = {field: reported[field] for field in EpochMetrics.__struct_fields__}
-        metrics = msgspec.convert(fields, EpochMetrics)
-    error = f"{_last_line(result.error)}; see {result.path}/error.txt" if result.error else ""
-    return TrialResult(
-        name=name_of(result),
-        params=params,
-        metrics=metrics,
-        stopped_early=not error and metrics is not None and not metrics.is_last,
-        seconds=reported.get("time_total_s", 0.0),
-        error=error,
-    )
-
-
 def _check(config: SweepConfig, products: tuple[str, ...]) -> None:
     check_space(config)
     if config.train.model.products != len(products):
@@ -352,45 +253,3 @@ def _check(config: SweepConfig, products: tuple[str, ...]) -> None:
 
 def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _contained(pending: int) -> Iterator[None]:
-    """Keep Tune off the terminal, and the signals that it takes over only for its own time.
-
-    What matters in its log comes back as a QuaverError. Its newer output prints a banner at every
-    verbosity, its older one obeys `verbose=0`; a variable, read when a sweep starts, is the only
-    switch between them. Its handler of Ctrl-C would stay and swallow the next one. Another variable
-    is how many trials may wait for a node: all, where they are known, so that the first snapshot
-    has them all, and a cluster that scales sees what is wanted. The last is how often the table and
-    TensorBoard's events go to the root.
-    """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
-    switches = {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_MAX_PENDING_TRIALS_PG": str(pending),
-        "TUNE_GLOBAL_CHECKPOINT_S": _SNAPSHOT_S,
-    }
-    before = {name: os.environ.get(name) for name in switches}
-    os.environ.update(switches)
-    loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train", "ray.air")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        for switch, value in before.items():
-            os.environ.pop(switch)
-            if value is not None:
-                os.environ[switch] = value

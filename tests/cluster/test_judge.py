@@ -9,6 +9,7 @@ import torch
 from actors.store import Store
 from cluster import stages
 from cluster.config import load_config
+from cluster.judge import judge
 from datasets.recipe import Recipe
 from datasets.tables import samples_table, write_samples
 from market.actions import Fees
@@ -65,19 +66,19 @@ def ship(store: Store, recipe: Recipe, products: tuple[str, ...] = stages.PRODUC
 def test_a_model_of_other_samples_is_refused(root: Store, recipe: Recipe, why: str) -> None:
     ship(root, recipe)
     with pytest.raises(QuaverError, match=f"trained on other samples: {why}"):
-        stages.judge(root, load_config(None, []), "sweep", Silent())
+        judge(root, load_config(None, []), "sweep", Silent())
     assert not root.exists(LOOKS_PATH)
 
 
 def test_a_model_of_other_products_is_refused(root: Store) -> None:
     ship(root, Recipe(), tuple(reversed(stages.PRODUCT_IDS)))
     with pytest.raises(QuaverError, match="made for 55 products"):
-        stages.judge(root, load_config(None, []), "sweep", Silent())
+        judge(root, load_config(None, []), "sweep", Silent())
 
 
 def test_a_sweep_that_left_no_model_is_named(root: Store) -> None:
     with pytest.raises(QuaverError, match="there is no finished sweep 'sweep'"):
-        stages.judge(root, load_config(None, []), "sweep", Silent())
+        judge(root, load_config(None, []), "sweep", Silent())
 
 
 def test_samples_too_few_to_split_are_said_so(tmp_path: Path) -> None:
@@ -89,4 +90,4 @@ def test_samples_too_few_to_split_are_said_so(tmp_path: Path) -> None:
     write_samples(store, "BTC-USD", "2026-01-05", table, Recipe())
     ship(store, Recipe())
     with pytest.raises(QuaverError, match=r"nothing is left for .* use a longer recording"):
-        stages.judge(store, load_config(None, []), "sweep", Silent())
+        judge(store, load_config(None, []), "sweep", Silent())

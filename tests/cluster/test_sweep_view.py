@@ -6,8 +6,8 @@ import msgspec
 from rich.console import Console
 
 from cluster.sweep_view import print_sweep, verdict
+from tune.results import SweepResult, TrialResult
 from tune.significance import Look, Significance
-from tune.sweep import SweepResult, TrialResult
 from tune.training import EpochMetrics
 
 FOUND = Significance(

@@ -21,11 +21,12 @@ from market.errors import QuaverError
 from tests.tune.test_schedule import OneTrial
 from tests.tune.test_sweep import PRODUCTS, under
 from tune.config import AshaConfig, SweepConfig
+from tune.results import SweepResult
 from tune.run_folder import trained_on
 from tune.schedule import Halving, trial_config
 from tune.search import configured, trials
 from tune.significance import significance
-from tune.sweep import SweepResult, run_sweep
+from tune.sweep import run_sweep
 from tune.training import EpochMetrics, train
 from tune.trial_state import FILE
 

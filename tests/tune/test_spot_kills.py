@@ -24,9 +24,9 @@ from tests.s3 import S3Server
 from tests.tune.spot_sweep import CONFIG, EPOCHS, NAME, allowance, lines, note, notice
 from tests.tune.test_sweep import PRODUCTS, RECIPE, under
 from tune.checkpoint import load_model
+from tune.results import RESULTS_FILE, SweepResult
 from tune.run_folder import trained_on
 from tune.search import variant
-from tune.sweep import RESULTS_FILE, SweepResult
 from tune.training import EpochMetrics, train
 from tune.trial_state import TrialFile
 
