@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.__main__ import ROOT, replaced, where
+from benchmarks.planted import Planted, planted, planted_rule
 from datasets.batches import Part
 from datasets.splits import split_by_time
 from market.actions import Action, Fees
@@ -24,7 +25,6 @@ from market.labels import advantage
 from market.products import product
 from market.windows import BEAT_NS
 from sim.flow import FlowConfig
-from sim.planted import Planted, planted, planted_rule
 from tune.baselines import FITTED
 from tune.bootstrap import Interval, decision_bootstrap
 from tune.config import TrainConfig

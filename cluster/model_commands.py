@@ -97,7 +97,8 @@ def check_leakage(
 
     At random beats the raw rows after the beat are cut off, then replaced by others, and windows
     and samples are rebuilt: up to the beat they must be what is stored, labels up to a horizon
-    before. Labels must not depend on what was before their beat either.
+    before. What samples know of other products and of external series is cut and replaced too.
+    Labels must not depend on what was before their beat either.
 
     Then labels are shuffled: a model trained on them must earn nothing by its choice of time. Last,
     no sample's windows may cross a border between train, validation and test.
@@ -165,8 +166,9 @@ def report(
 ) -> None:
     """Judge the best model of a sweep on the test split and write report.html.
 
-    Confusion matrix and value captured beside the lines that take no skill; a backtest with
-    reserves and fees beside buy-and-hold and the label oracle.
+    Confusion matrix, calibration and value captured, beside the lines that take no skill and a
+    linear and a boosted model trained here; a backtest with reserves and fees beside buy-and-hold
+    and the label oracle. How many models have looked at this test split is counted and said.
     """
     from actors.store import Store
     from cluster import judge as judging

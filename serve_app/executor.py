@@ -168,9 +168,11 @@ class Executor:
 
     async def withdraw(self) -> None:
         """Decide on what is held, then cancel all orders: without windows nobody watches them."""
-        await self.release(patient=False)
-        for order in list(self.trader.ledger.open.values()):
-            await self._cancel(order)
+        try:
+            await self.release(patient=False)
+        finally:
+            for order in list(self.trader.ledger.open.values()):
+                await self._cancel(order)
 
     def failed(self, where: str, error: BaseException) -> None:
         """Count an error and keep its text."""

@@ -4,11 +4,9 @@ A test says what a model is worth once. Who looks at it with several models and 
 made it a second validation split, so every report counts and says the looks.
 """
 
-import hashlib
-
 import msgspec
 
-from actors.store import Store
+from actors.store import Store, sha256
 from datasets.batches import Part
 from market.errors import QuaverError
 from tune.run_folder import RUNS, digest
@@ -40,7 +38,7 @@ def look(store: Store, test: Part, model: bytes, sweep: str, now: str) -> Looks:
     """
     mine = Look(
         test_sha256=digest(test),
-        model_sha256=hashlib.sha256(model).hexdigest(),
+        model_sha256=sha256(model),
         sweep=sweep,
         created=now,
     )

@@ -263,6 +263,25 @@ def test_what_is_held_when_the_stream_is_lost_is_decided_before_all_orders_go() 
     assert bench.executor.positions()["open_orders"] == []
 
 
+def test_orders_go_even_where_what_is_held_cannot_be_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    streams = {name: quiet(walk(WARM_UP + 3, seed)) for seed, name in enumerate((BTC, SOL))}
+    bench = Bench(wants_to_buy_cheaply, recipe=NEAR)
+    for i in range(WARM_UP + 2):
+        send(bench, at(streams, FIRST_BEAT + i, BTC, *([SOL] if i <= WARM_UP else [])))
+    assert len(bench.executor.positions()["open_orders"]) == 1
+    assert bench.executor.patience_left_s is not None
+
+    async def broken(*given: object) -> None:
+        raise RuntimeError("by a bug")
+
+    monkeypatch.setattr(bench.executor, "_on_beat", broken)
+    with pytest.raises(RuntimeError):
+        asyncio.run(bench.executor.withdraw())
+    assert bench.executor.positions()["open_orders"] == []
+
+
 def quiet(rows: Windows) -> Windows:
     """Return windows in which nothing that rests is filled."""
     rows["ask"] = rows["low_ask"] = 60_000

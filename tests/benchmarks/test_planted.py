@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from benchmarks.planted import START_BEAT, Planted, planted, planted_rule
 from datasets.samples import Samples
 from market.actions import Fees
 from market.features import LOOKBACK_BEATS
 from market.labels import HORIZON_BEATS
 from market.products import product
 from sim.flow import FlowConfig
-from sim.planted import START_BEAT, Planted, planted, planted_rule
 
 pytestmark = pytest.mark.slow
 
