@@ -26,6 +26,7 @@ from tune.looks import look
 from tune.results import RESULTS_FILE, SweepResult
 from tune.run_folder import check_unseen, folder, trained_on
 from tune.scoring import PartScore, score
+from tune.search import configured
 
 
 def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
@@ -42,7 +43,7 @@ def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
             f"the model of sweep {name} was trained on other samples: "
             f"{differences(meta.recipe, cached.recipe)}; sweep again, under another name"
         )
-    check_unseen(store, name, cached.recipe, samples, splits)
+    identity = check_unseen(store, name, cached.recipe, samples, splits)
     train_part, validation_part = trained_on(samples, splits)
     test = Part(samples, np.flatnonzero(splits["test"]))
     if not len(validation_part):
@@ -56,7 +57,7 @@ def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
     stage.update(3, 6, f"predicting {len(validation_part):,} and {len(test):,} samples")
     result = msgspec.json.decode(store.read(f"{folder(name)}/{RESULTS_FILE}"), type=SweepResult)
     best = next(trial for trial in result.trials if trial.name == result.best)
-    softened = float(best.params.get("temperature_bps", config.sweep.train.temperature_bps))
+    softened = configured(identity.config.train, best.params).temperature_bps
     action = majority(train_part.column("label"))
     seen = score(model, meta, validation_part, action, others, softened)
     scored = score(model, meta, test, action, others, softened)
@@ -141,6 +142,7 @@ def _sweep_section(result: SweepResult) -> Sweep:
         metric="validation value captured, bp",
         mode="max",
         winner=result.best,
+        significance=result.significance,
         trials=[
             Trial(name=t.name, params=t.params, metrics=_shown(t.metrics) if t.metrics else {})
             for t in result.trials

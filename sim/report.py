@@ -19,6 +19,7 @@ from tune.bootstrap import BLOCK_BEATS, Interval
 from tune.evaluate import Baseline, Evaluation
 from tune.looks import Looks
 from tune.scoring import GroupScore
+from tune.significance import Significance, in_words
 
 FEW_BLOCKS = 30  # Fewer make a bootstrap interval too narrow.
 CURVES = ("beats", "equity_usd", "hold_usd", "deposited_usd")
@@ -63,6 +64,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     mode: str  # "max" or "min"
     winner: str
     trials: list[Trial]
+    significance: Significance | None  # Of the winner; None where validation is too short.
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,5 +279,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "count": _or_dash(lambda number: f"{number:,}"),
     "short": _or_dash(_short),
     "between": _between,
+    "in_words": in_words,
     "lines": lines,
 }

@@ -121,6 +121,19 @@ def significance(looks: Sequence[Look], winner: Look, trials: int) -> Significan
     )
 
 
+def in_words(found: Significance | None, trials: int) -> str:
+    """Return in words whether the best of so many trials is more than luck."""
+    if found is None:
+        return f"best of {trials} trials; validation is too short to tell it from luck"
+    said = (
+        f"best of {found.trials} trials and {found.looks} epochs: Sharpe ratio {found.sharpe:.3f} "
+        f"a block, {found.lucky_sharpe:.3f} expected of the best of as many without skill "
+        f"({found.effective_blocks:.0f} independent blocks); deflated Sharpe ratio "
+        f"{found.deflated_sharpe:.3f}, p {found.p_value:.2g}: "
+    )
+    return said + ("more than luck" if found.significant else "this may be luck")
+
+
 def effective_blocks(look: Look) -> float:
     """Return how many independent blocks would make the mean as uncertain as these do."""
     return look.blocks / (1 + 2 * min(max(look.correlation, 0.0), 0.5))

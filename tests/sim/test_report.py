@@ -30,6 +30,7 @@ from tune.bootstrap import Interval
 from tune.evaluate import Baseline, Evaluation
 from tune.looks import Looks
 from tune.scoring import GroupScore
+from tune.significance import Significance
 
 PRODUCTS = {name: product(name) for name in ("BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD")}
 FIRST_BEAT = 446_566_500  # 2026-08-09 09:00 UTC
@@ -112,7 +113,22 @@ def made_up(backtest: Comparison | None) -> ReportData:
             no_op=Baseline(accuracy=0.157, value_bps=0.0),
         ),
         backtest=backtest,
-        sweep=Sweep(metric="value_bps", mode="max", winner="seed_model_00000", trials=trials),
+        sweep=Sweep(
+            metric="value_bps",
+            mode="max",
+            winner="seed_model_00000",
+            trials=trials,
+            significance=Significance(
+                trials=3,
+                looks=24,
+                blocks=70,
+                effective_blocks=61.5,
+                sharpe=0.3,
+                lucky_sharpe=0.26,
+                deflated_sharpe=0.61,
+                p_value=0.2,
+            ),
+        ),
         live=Live(
             simulated=True,
             beats=180,
@@ -210,6 +226,8 @@ def test_every_score_stands_beside_its_zero_skill_line(full: ReportData) -> None
     assert "best of 3 variants" in text
     assert "5 / 0" in text and "0 / 0" in text and "120 / 60" in text
     assert "seed_model_00000 (kept)" in text
+    assert "It is the best of 3 trials and 24 epochs: Sharpe ratio 0.300 a block" in text
+    assert "this may be luck" in text
 
 
 def test_recorded_data_carries_no_banner(full: ReportData) -> None:
