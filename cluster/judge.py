@@ -27,6 +27,10 @@ from tune.results import RESULTS_FILE, SweepResult
 from tune.run_folder import check_unseen, folder, trained_on
 from tune.scoring import PartScore, score
 from tune.search import configured
+from tune.training import EpochMetrics
+
+# Of each trial; results.json has all.
+_SHOWN = ("best_value_bps", "best_epoch", "epoch", "validation_loss")
 
 
 def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
@@ -150,9 +154,8 @@ def _sweep_section(result: SweepResult) -> Sweep:
     )
 
 
-def _shown(metrics: msgspec.Struct) -> dict[str, float]:
-    fields = msgspec.structs.asdict(metrics)
-    return {k: float(v) for k, v in fields.items() if isinstance(v, int | float)}
+def _shown(metrics: EpochMetrics) -> dict[str, float]:
+    return {name: float(getattr(metrics, name)) for name in _SHOWN}
 
 
 def write_report_to(store: Store, report: ReportData) -> str:
