@@ -104,3 +104,13 @@ def test_a_sweep_that_goes_on_begins_anew_with_a_trial_that_has_ended(tune: Tune
     again = OwnErrors(1)
     again.on_trial_start(0, [tune.trial], tune.trial)
     assert tune.trial.max_failures == -1
+
+
+@pytest.mark.parametrize("error", [LOST, LOST_TOO, DIED, BROKEN])
+def test_a_worker_that_is_lost_before_its_trial_has_ever_started_is_restarted(
+    tmp_path: Path, error: Exception
+) -> None:
+    """Tune calls on_trial_start only once the worker is up."""
+    tune = Tune(tmp_path, 1)
+    tune.fail(error)
+    assert not tune.ended

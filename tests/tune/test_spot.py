@@ -1,6 +1,10 @@
 """A spot notice is seen in each of its forms, and saves a trial at its batch."""
 
+import contextlib
+import socket
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -231,3 +235,69 @@ def test_a_server_that_is_away_is_waited_for(arguments, reports, monkeypatch) ->
     assert len([call for call in failures if call]) == 2 * 4
     arguments["store"] = real
     assert_as_undisturbed(arguments)
+
+
+def test_epochs_that_another_worker_has_saved_meanwhile_are_reported_too(
+    arguments, reports, monkeypatch, tmp_path
+) -> None:
+    """A worker given up for lost ends the last epoch, in which this one has its notice."""
+    ahead = {**arguments, "store": Store(str(tmp_path / "ahead"))}
+    run_trial(**ahead)
+    del reports[:]
+    asked = []
+
+    class Noticed(Notice):
+        def take(self) -> bool:
+            asked.append(None)
+            if len(asked) != 9 * 2 + 3:  # The third batch of the third epoch.
+                return False
+            path = f"{FOLDER}/one/{FILE}"
+            arguments["store"].write(path, ahead["store"].read(path))
+            return True
+
+    monkeypatch.setattr(trial, "Notice", Noticed)
+    run_trial(**arguments)
+    assert reports == [1, 2, 3]
+
+
+def test_a_metadata_service_that_once_answers_nonsense_is_asked_again() -> None:
+    for nonsense in (
+        b"SSH-2.0-x\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 30\r\n\r\ncut",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xfe",
+    ):
+        answers = iter([nonsense])
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def serve(server: socket.socket = server, answers: Iterator[bytes] = answers) -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        connection, _ = server.accept()
+                        with connection:
+                            connection.recv(65536)
+                            good = b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\ntoken"
+                            connection.sendall(next(answers, good))
+
+            threading.Thread(target=serve, daemon=True).start()
+            url = f"http://127.0.0.1:{server.getsockname()[1]}"
+            with Notice(SpotConfig(metadata_url=url, poll_s=0.01)) as notice:
+                assert taken(notice), nonsense
+            server.shutdown(socket.SHUT_RDWR)
+
+
+def test_no_room_in_the_temporary_folder_does_not_keep_a_state_from_being_saved(
+    arguments, reports, monkeypatch
+) -> None:
+    """Or is said in one clear error."""
+    real = torch.save
+
+    def full(content, target, *of) -> None:
+        if isinstance(target, str | Path):
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 8320")
+        real(content, target, *of)
+
+    monkeypatch.setattr(torch, "save", full)
+    try:
+        run_trial(**arguments)
+    except QuaverError as error:
+        assert "room" in str(error)

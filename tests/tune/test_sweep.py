@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.fs
 import pytest
 import torch
+from ray.exceptions import OutOfMemoryError
 
 from actors.store import Store
 from datasets.recipe import Recipe
@@ -26,6 +27,7 @@ from market.actions import Fees
 from market.errors import QuaverError
 from market.features import Features
 from tune import own_errors, run_folder
+from tune import sweep as sweep_module
 from tune.checkpoint import load_model
 from tune.config import SweepConfig
 from tune.run_folder import trained_on
@@ -219,7 +221,7 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
     parts = trained_on(sweep["samples"].open(), sweep["splits"])
     for index, row in enumerate(result.trials):
         steps = [step for step, _ in _scalars(folder / row.name, "train_loss")]
-        assert sorted(set(steps)) == list(range(1, epochs + 1))
+        assert steps == list(range(1, epochs + 1))
         undisturbed = []
         state = train(
             *parts,
@@ -296,3 +298,34 @@ def test_refusals_before_anything_starts(sweep, tmp_path) -> None:
         with pytest.raises(QuaverError, match=message):
             run_sweep(**{**sweep, **change})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_part_without_labels_is_refused_before_anything_starts(
+    sweep, make_samples, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_module, "_nodes", lambda: [{"CPU": 1.0}])
+    monkeypatch.setattr(sweep_module, "_fitted", lambda *_: pytest.fail("trials were started"))
+    samples = make_samples(2000)
+    samples.label[sweep["splits"]["validation"]] = np.nan
+    sweep["samples"] = under(tmp_path / "data", samples)
+    with pytest.raises(QuaverError, match="no labelled validation"):
+        run_sweep(**sweep)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_worker_killed_for_memory_by_ray_is_no_end_of_a_sweep(
+    sweep, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune knows no error but those of actors and of tasks: another ends its loop."""
+    monkeypatch.setattr(sweep_module, "_tuner", lambda *_: Tuner())
+    tried: list[None] = []
+
+    class Tuner:
+        def fit(self) -> str:
+            tried.append(None)
+            if len(tried) == 1:
+                raise RuntimeError("Caught unexpected exception") from OutOfMemoryError("low")
+            return "grid"
+
+    args = (None, sweep["config"], sweep["store"], "grid", None, False)
+    assert sweep_module._fitted(*args) == "grid"

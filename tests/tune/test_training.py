@@ -525,3 +525,48 @@ def test_damaged_states_are_refused(make_samples, small, tmp_path: Path) -> None
         path.write_bytes(damaged)
         with pytest.raises(QuaverError, match="damaged"):
             load_state(tmp_path)
+
+
+def test_a_loss_that_is_no_number_ends_training_at_its_batch(make_samples, small) -> None:
+    steps: list[None] = []
+
+    def count() -> bool:
+        steps.append(None)
+        return False
+
+    samples = make_samples(1000)
+    samples.bids[5, 3] = np.nan
+    with pytest.raises(QuaverError, match="inputs"):  # And not: lower learning_rate.
+        train(samples, make_samples(100, seed=3), small, should_stop=count)
+    steps.clear()
+    wild = msgspec.structs.replace(small, learning_rate=1e30, batch_size=10)
+    with pytest.raises(QuaverError, match="not finite in epoch 1; lower learning_rate"):
+        train(make_samples(1000), make_samples(100, seed=3), wild, should_stop=count)
+    assert len(steps) < 10  # Of a hundred.
+
+
+def test_any_damage_to_a_state_is_told(make_samples, small, tmp_path: Path) -> None:
+    samples = make_samples(200)
+    save_state(train(samples, samples, msgspec.structs.replace(small, epochs=1)), tmp_path)
+    path = tmp_path / "state.pt"
+    content = path.read_bytes()
+    weights = load_state(tmp_path).weights["head.weight"].numpy().tobytes()
+    for place in (content.index(b"data_sha256"), content.index(weights) + 3):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xC1
+        path.write_bytes(damaged)
+        with pytest.raises(QuaverError, match="damaged"):
+            load_state(tmp_path)
+
+
+def test_an_input_that_hardly_ever_moves_in_train_does_not_explode_later(
+    make_samples, small
+) -> None:
+    samples, validation = make_samples(3000), make_samples(500, seed=3)
+    for part in (samples, validation):
+        part.bids[:, 19] = 0.0
+    samples.bids[0, 19] = 1e-6
+    validation.bids[::50, 19] = 0.05
+    seen: list = []
+    train(samples, validation, small, on_epoch=lambda metrics, _: seen.append(metrics))
+    assert seen[-1].validation_loss < 10  # The loss of a constant is 1.
