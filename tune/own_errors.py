@@ -7,6 +7,7 @@ one on the trial that is to end.
 """
 
 import pickle
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ class OwnErrors(ray_tune.Callback):
     def __init__(self, max_failures: int) -> None:
         self._max_failures = max_failures
         self._epochs: dict[str, int] = {}  # Highest reported, by trial.
-        self._errors: dict[str, int] = {}  # Since then.
-        self._deaths: dict[str, int] = {}
+        self._errors: dict[str, int] = defaultdict(int)  # Since then.
+        self._deaths: dict[str, int] = defaultdict(int)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Begin anew with a trial of a sweep that goes on."""

@@ -6,6 +6,7 @@ other service can write.
 """
 
 import contextlib
+import http.client
 import logging
 import threading
 import urllib.error
@@ -96,7 +97,7 @@ class _Metadata:
 
     def has_notice(self) -> bool:
         """Whether the machine is to be stopped; false where the service does not answer well."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
             self._token = self._token or self._ask("PUT", _TOKEN, {_TTL_HEADER: str(_TOKEN_LIFE_S)})
             try:
                 self._ask("GET", _ACTION, {_TOKEN_HEADER: self._token})
