@@ -71,7 +71,7 @@ def run_trial(
                 # The machine ends soon. Until then training goes on: it may reach its next epoch.
                 file.write(state, epochs)
                 known = file.read()
-                for epoch in known.epochs[len(epochs):] if known else ():
+                for epoch in known.epochs[len(epochs) :] if known else ():
                     _report(epoch)
                 epochs = known.epochs if known else ()
 

@@ -14,8 +14,10 @@ import msgspec
 import numpy as np
 import pyarrow.fs
 import pytest
+import ray
 import torch
-from ray.exceptions import OutOfMemoryError
+from ray.air.execution._internal import event_manager
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
 from actors.store import Store
 from datasets.recipe import Recipe
@@ -313,19 +315,35 @@ def test_a_part_without_labels_is_refused_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_worker_killed_for_memory_by_ray_is_no_end_of_a_sweep(
-    sweep, tmp_path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_a_trial_whose_workers_ray_kills_for_memory_is_a_row_of_the_table(
+    ray_local, sweep, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tune knows no error but those of actors and of tasks: another ends its loop."""
-    monkeypatch.setattr(sweep_module, "_tuner", lambda *_: Tuner())
-    tried: list[None] = []
+    """Ray kills by what the whole machine uses; here workers die, with the error that it gives."""
+    real = ray.get
 
+    def get(refs, **options):
+        try:
+            return real(refs, **options)
+        except RayActorError as error:
+            text = "1 worker(s) were killed due to the node running low on memory."
+            raise OutOfMemoryError(text) from error
+
+    monkeypatch.setattr(event_manager.ray, "get", get)
+    monkeypatch.setattr(own_errors, "MAX_DEATHS", 2)
+    result = run_sweep(**{**sweep, "store": Deadly(str(tmp_path))})
+    assert "want of memory" in result.trials[0].error
+    assert [row.metrics and row.metrics.epoch for row in result.trials] == [None, 2]
+
+
+def test_an_error_of_ray_that_tune_does_not_know_is_no_traceback(
+    sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Tuner:
-        def fit(self) -> str:
-            tried.append(None)
-            if len(tried) == 1:
-                raise RuntimeError("Caught unexpected exception") from OutOfMemoryError("low")
-            return "grid"
+        def fit(self) -> None:
+            raise RuntimeError("Caught unexpected exception") from NodeDiedError("gone")
 
+    monkeypatch.setattr(sweep_module, "_tuner", lambda *_: Tuner())
     args = (None, sweep["config"], sweep["store"], "grid", None, False)
-    assert sweep_module._fitted(*args) == "grid"
+    with pytest.raises(QuaverError, match=r"was interrupted: Caught .*--resume"):
+        sweep_module._fitted(*args)
