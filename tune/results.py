@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 from ray import tune as ray_tune
+from ray.tune.experiment import Trial
 
 from actors.patience import patiently
 from actors.store import Store
@@ -78,7 +79,9 @@ def finish(
 
 def _table(results: ray_tune.ResultGrid, config: SweepConfig, sweep: str) -> list[TrialResult]:
     """Return the trials by number; QuaverError unless all have run and one has not failed."""
-    rows = [_row(result, config) for result in sorted(results, key=number_of)]
+    # A result knows no config where no worker of its trial has ever come up.
+    found = zip(results._experiment_analysis.trials, results, strict=True)
+    rows = [_row(*pair) for pair in sorted(found, key=lambda pair: number_of(pair[0]))]
     begun = [row for row in rows if row.metrics or row.error]
     if len(begun) < trials(config):
         raise QuaverError(
@@ -94,16 +97,16 @@ def _table(results: ray_tune.ResultGrid, config: SweepConfig, sweep: str) -> lis
     return rows
 
 
-def _row(result: ray_tune.Result, config: SweepConfig) -> TrialResult:
+def _row(trial: Trial, result: ray_tune.Result) -> TrialResult:
     reported = result.metrics or {}
-    metrics, params = None, params_of(result)
+    metrics = None
     if "epoch" in reported:
         fields = {field: reported[field] for field in EpochMetrics.__struct_fields__}
         metrics = msgspec.convert(fields, EpochMetrics)
     error = f"{reason(result.error)}; see {result.path}/error.txt" if result.error else ""
     return TrialResult(
-        name=name_of(result),
-        params=params,
+        name=name_of(trial),
+        params=params_of(trial),
         metrics=metrics,
         stopped_early=not error and metrics is not None and not metrics.is_last,
         seconds=reported.get("time_total_s", 0.0),

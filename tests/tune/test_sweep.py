@@ -136,6 +136,18 @@ class Deadly(Store):
         super().update(path, change)
 
 
+class Fatal(Store):
+    """A folder that no worker survives getting."""
+
+    def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
+        return (_die_unless, (os.getpid(),))
+
+
+def _die_unless(pid: int) -> None:
+    if os.getpid() != pid:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _stopped(**sweep) -> str:
     """Run a sweep that is stopped, and return the message of its error."""
     message = ""
@@ -334,6 +346,16 @@ def test_a_trial_whose_workers_ray_kills_for_memory_is_a_row_of_the_table(
     result = run_sweep(**{**sweep, "store": Deadly(str(tmp_path))})
     assert "want of memory" in result.trials[0].error
     assert [row.metrics and row.metrics.epoch for row in result.trials] == [None, 2]
+
+
+@pytest.mark.slow
+def test_a_trial_whose_workers_never_start_is_given_up(
+    ray_local, sweep, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_errors, "MAX_DEATHS", 1)
+    sweep["config"] = msgspec.structs.replace(sweep["config"], space={})
+    message = _stopped(**{**sweep, "store": Fatal(str(tmp_path))})
+    assert re.search("all 1 trials of grid failed, first 00: its workers died", message)
 
 
 def test_an_error_of_ray_that_tune_does_not_know_is_no_traceback(
