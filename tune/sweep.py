@@ -20,6 +20,7 @@ from actors.store import Store
 from datasets.sample_cache import CachedSamples
 from market.errors import QuaverError
 from tune.capacity import Capacity
+from tune.checks import check_part
 from tune.config import SweepConfig
 from tune.contained import contained
 from tune.curves import Curves
@@ -77,6 +78,8 @@ def run_sweep(
     progress = _Progress(config, capacity, on_progress)
     progress.say(capacity.check(idle=True))
     train_part, validation_part = trained_on(samples.open(), splits)
+    check_part("train", train_part, config.train)
+    check_part("validation", validation_part, config.train)
     identity = Identity(
         config=config,
         products=products,

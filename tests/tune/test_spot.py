@@ -1,10 +1,13 @@
 """A spot notice is seen in each of its forms, and saves a trial at its batch."""
 
 import contextlib
+import errno
+import io
 import socket
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -140,6 +143,22 @@ def assert_as_undisturbed(arguments: dict) -> None:
         assert all(torch.equal(mine[name], other[name]) for name in mine)
 
 
+class InMemory(Store):
+    """What a bucket is to a full machine."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self._files: dict[str, bytes] = {}
+
+    def read(self, path: str) -> bytes:
+        if path not in self._files:
+            raise FileNotFoundError(path)
+        return self._files[path]
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
+        self._files[path] = change(self._files.get(path))
+
+
 class Lost(Exception):
     """The machine is gone."""
 
@@ -205,10 +224,20 @@ def test_a_machine_that_was_given_up_for_lost_does_not_set_its_trial_back(
     assert store.read(f"{FOLDER}/one/{FILE}") == content
 
 
-def test_a_damaged_state_is_named(arguments) -> None:
-    arguments["store"].write(f"{FOLDER}/one/{FILE}", b"\x93half")
-    with pytest.raises(QuaverError, match=r"runs/grid/one/state.msgpack .* is damaged"):
-        run_trial(**arguments)
+def test_any_damage_to_a_state_is_named(arguments, reports) -> None:
+    run_trial(**arguments)
+    store, path = arguments["store"], f"{FOLDER}/one/{FILE}"
+    content = store.read(path)
+    weights = TrialFile(store, f"{FOLDER}/one").load().weights["head.weight"].numpy().tobytes()
+    places = (3, content.index(b"train_loss"), content.index(weights) + 3, len(content) - 1)
+    flipped = []
+    for place in places:
+        flipped.append(bytearray(content))
+        flipped[-1][place] ^= 1
+    for damaged in (b"", b"\x93half", content[:-100], *flipped):
+        store.write(path, bytes(damaged))
+        with pytest.raises(QuaverError, match=r"runs/grid/one/state.msgpack .* is damaged"):
+            run_trial(**arguments)
 
 
 def test_a_server_that_is_away_is_waited_for(arguments, reports, monkeypatch) -> None:
@@ -285,19 +314,48 @@ def test_a_metadata_service_that_once_answers_nonsense_is_asked_again() -> None:
             server.shutdown(socket.SHUT_RDWR)
 
 
-def test_no_room_in_the_temporary_folder_does_not_keep_a_state_from_being_saved(
-    arguments, reports, monkeypatch
-) -> None:
-    """Or is said in one clear error."""
+def test_no_temporary_folder_is_needed_to_save_and_go_on(arguments, reports, monkeypatch) -> None:
+    """That of a worker's machine may be full."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("mkdtemp", "mkstemp"):
+        monkeypatch.setattr(tempfile, name, full)
     real = torch.save
 
-    def full(content, target, *of) -> None:
-        if isinstance(target, str | Path):
-            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 8320")
-        real(content, target, *of)
+    def in_memory(content, target) -> None:
+        assert isinstance(target, io.BytesIO)
+        real(content, target)
 
-    monkeypatch.setattr(torch, "save", full)
-    try:
-        run_trial(**arguments)
-    except QuaverError as error:
-        assert "room" in str(error)
+    monkeypatch.setattr(torch, "save", in_memory)
+    arguments["store"] = InMemory(arguments["store"].root)
+    run_trial(**arguments)
+    run_trial(**arguments)
+    assert reports == [1, 2, 3] * 2
+
+
+def test_each_report_holds_the_looks_of_all_epochs_up_to_its_own(arguments, monkeypatch) -> None:
+    told: list[dict] = []
+    monkeypatch.setattr(trial.ray_tune, "report", told.append)
+    run_trial(**arguments)
+    run_trial(**arguments)
+    assert told[3:] == told[:3]
+    _, history = undisturbed(arguments)
+    for index, report in enumerate(told[:3]):
+        looks = [msgspec.structs.astuple(metrics.look) for metrics in history[: index + 1]]
+        assert list(report["history"]) == looks
+
+
+def test_a_second_notice_is_taken_once_the_first_was_withdrawn(tmp_path: Path) -> None:
+    file = tmp_path / "notice"
+    file.touch()
+    with MetadataServer() as server:
+        # It is asked only while there is no file.
+        config = SpotConfig(metadata_url=server.url, notice_file=str(file), poll_s=0.01)
+        with Notice(config) as notice:
+            assert taken(notice)
+            file.unlink()
+            assert server.asked.acquire(timeout=_WAIT_S)
+            file.touch()
+            assert taken(notice)
