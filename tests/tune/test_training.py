@@ -16,7 +16,7 @@ from market.errors import QuaverError
 from tune import training
 from tune.baselines import majority
 from tune.checkpoint import pack, unpack
-from tune.config import OptimiserName, ScheduleName
+from tune.config import OptimiserName, ScheduleName, TrainConfig
 from tune.evaluate import evaluate, predict
 from tune.models import build
 from tune.objectives import Objective
