@@ -13,6 +13,8 @@ from pyarrow import fs
 from ray.tune.logger import TBXLoggerCallback
 from tensorboardX.proto.event_pb2 import Event
 
+_LAST = "epoch"  # Drawn after all else of an epoch: where it stands, the epoch is whole.
+
 
 class Curves(TBXLoggerCallback):
     """Tune's writer of events, for results that may be reported again."""
@@ -25,6 +27,9 @@ class Curves(TBXLoggerCallback):
         """Open the events of a trial; a worker that is restarted goes on in them."""
         if trial not in self._trial_writer:
             super().log_trial_start(trial)
+            # Its thread would write epochs in parts, up to half a minute later.
+            events = self._trial_writer[trial].file_writer.event_writer
+            events.add_event = events._ev_writer.write_event
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         """Draw an epoch."""
@@ -32,12 +37,13 @@ class Curves(TBXLoggerCallback):
             self._drawn[trial.trial_id] = drawn(trial)
         epoch = result["training_iteration"]
         if epoch > self._drawn[trial.trial_id]:
-            super().log_trial_result(iteration, trial, result)
+            others = {name: value for name, value in result.items() if name != _LAST}
+            super().log_trial_result(iteration, trial, {**others, _LAST: epoch})
             self._drawn[trial.trial_id] = epoch
 
 
 def drawn(trial: Any) -> int:
-    """Return the highest epoch in the events of a trial, 0 without any.
+    """Return the highest epoch that is whole in the events of a trial, 0 without any.
 
     They are looked for in the root, and where the driver writes them first: in one Ray a sweep that
     goes on writes in the same place.
@@ -57,13 +63,15 @@ def drawn(trial: Any) -> int:
 
 
 def _steps(content: bytes) -> Iterator[int]:
-    """Yield the step of each event in a file, which may break off."""
+    """Yield the epochs that are whole in a file, which may break off."""
     while len(content) >= 16:  # Length, its checksum, the event and its checksum.
         length = int.from_bytes(content[:8], "little")
         if len(content) < 16 + length:
             return
         try:
-            yield int(Event.FromString(content[12 : 12 + length]).step)
+            event = Event.FromString(content[12 : 12 + length])
         except DecodeError:
             return
+        if any(value.tag == f"ray/tune/{_LAST}" for value in event.summary.value):
+            yield int(event.step)
         content = content[16 + length :]

@@ -235,6 +235,7 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
     parts = trained_on(sweep["samples"].open(), sweep["splits"])
     for index, row in enumerate(result.trials):
         steps = [step for step, _ in _scalars(folder / row.name, "train_loss")]
+        # All of them: what the first driver had not yet brought to the root is told anew.
         assert steps == list(range(1, epochs + 1))
         undisturbed = []
         state = train(
