@@ -179,6 +179,19 @@ class Sweep:
             file.unlink()
             allowance(str(self.log)).write_text("0")
 
+    def stopped(self) -> dict[str, Any]:
+        """Wait until both workers wait for leave to save, and hold no lock; return one's state."""
+        until = time.monotonic() + _STALLED_S
+        while True:
+            done = [(line["pid"], line["of"]) for line in self.lines("saved")]
+            ready = self.lines("ready")
+            waiting = [line for line in ready if (line["pid"], line["of"]) not in done]
+            running = [line for line in waiting if psutil.pid_exists(line["pid"])]
+            if len(running) > 1 and len(done) >= int(allowance(str(self.log)).read_text()):
+                return running[-1]
+            assert time.monotonic() < until, f"nothing happens: {self.said()}"
+            time.sleep(0.02)
+
     def _awaited(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         before, until = len(self.lines("saved")), time.monotonic() + _STALLED_S
         while not (found := [line for line in self.lines("saved")[before:] if wanted(line)]):
@@ -346,13 +359,14 @@ def test_a_machine_that_was_given_up_and_wakes_up_changes_nothing(
     allowance(str(sweep.log)).write_text("0")
     sweep.start()
     for _ in range(2):
-        saved = sweep.progressed()
-        silent = machines.freeze(machines.of(saved["pid"]))
+        sweep.progressed()
+        mine = sweep.stopped()
+        silent = machines.freeze(machines.of(mine["pid"]))
         try:
             machines.add()
             while True:
                 other = sweep.progressed()
-                if other["trial"] == saved["trial"] and other["pid"] != saved["pid"]:
+                if other["trial"] == mine["trial"] and other["pid"] != mine["pid"]:
                     break
         finally:
             for member in silent:
