@@ -108,3 +108,6 @@ def test_a_hostile_header_is_refused_before_anything_is_made_of_it(
         model = msgspec.structs.replace(small.model, **sizes)
         with pytest.raises(QuaverError, match="do not fit its header"):
             load_model(export(weights, msgspec.structs.replace(meta, model=model)))
+    two = msgspec.structs.replace(meta, products=PRODUCTS[:2], trained=())
+    with pytest.raises(QuaverError, match="of 3 products, which names 2"):
+        load_model(export(weights, two))

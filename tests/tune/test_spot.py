@@ -48,6 +48,10 @@ def test_a_notice_at_the_metadata_address_is_taken_once() -> None:
             assert not notice.take()
             server.notice()
             assert taken(notice)
+            while server.asked.acquire(blocking=False):
+                pass
+            for _ in range(3):
+                assert server.asked.acquire(timeout=_WAIT_S)
             assert not notice.take()
 
 
