@@ -183,12 +183,16 @@ class Sweep:
         """Wait until both workers wait for leave to save, and hold no lock; return one's state."""
         until = time.monotonic() + _STALLED_S
         while True:
-            done = [(line["pid"], line["of"]) for line in self.lines("saved")]
-            ready = self.lines("ready")
-            waiting = [line for line in ready if (line["pid"], line["of"]) not in done]
-            running = [line for line in waiting if psutil.pid_exists(line["pid"])]
-            if len(running) > 1 and len(done) >= int(allowance(str(self.log)).read_text()):
-                return running[-1]
+            ready, saved = self.lines("ready"), self.lines("saved")
+            done = [(line["pid"], line["trial"], line["of"]) for line in saved]
+            waiting = [
+                line
+                for line in ready
+                if (line["pid"], line["trial"], line["of"]) not in done
+                and psutil.pid_exists(line["pid"])
+            ]
+            if len(waiting) > 1 and len(saved) >= int(allowance(str(self.log)).read_text()):
+                return waiting[-1]
             assert time.monotonic() < until, f"nothing happens: {self.said()}"
             time.sleep(0.02)
 
