@@ -363,11 +363,17 @@ def test_a_trial_whose_workers_never_start_is_given_up(
 def test_an_error_of_ray_that_tune_does_not_know_is_no_traceback(
     sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tried: list[None] = []
+
     class Tuner:
         def fit(self) -> None:
+            tried.append(None)
             raise RuntimeError("Caught unexpected exception") from NodeDiedError("gone")
 
     monkeypatch.setattr(sweep_module, "_tuner", lambda *_: Tuner())
+    monkeypatch.setattr(sweep_module, "answers", lambda *_: None)
+    sweep["store"].is_local = False  # Nor does it pass for an outage of a server.
     args = (None, sweep["config"], sweep["store"], "grid", None, False)
     with pytest.raises(QuaverError, match=r"was interrupted: Caught .*--resume"):
         sweep_module._fitted(*args)
+    assert len(tried) == 1
