@@ -102,10 +102,12 @@ def significance(looks: Sequence[Look], winner: Look, trials: int) -> Significan
     if effective < MIN_BLOCKS:
         return None
     # Chance alone spreads the Sharpe ratios of looks by no more than this. A larger spread is of
-    # variants that are truly worse than others, and would hide the good ones.
+    # variants that are truly worse than others, and would hide the good ones. Where a model never
+    # acted there is nothing to spread.
     spread = 1 / math.sqrt(effective - 1)
-    if len(looks) > 1:
-        spread = min(spread, float(np.std([look.sharpe for look in looks], ddof=1)))
+    acting = [look.sharpe for look in looks if look.sharpe]
+    if len(acting) > 1:
+        spread = min(spread, float(np.std(acting, ddof=1)))
     lucky = expected_maximum(len(looks), spread)
     z = _z(winner, 0.0, effective)
     tail = 0.5 * math.erfc(z / math.sqrt(2))

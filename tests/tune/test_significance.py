@@ -76,6 +76,18 @@ def test_the_best_of_noise_passes_for_skill_no_more_often_than_promised() -> Non
     assert 0.02 * sweeps <= by_p_value <= 0.08 * sweeps
 
 
+def test_looks_that_never_act_do_not_make_noise_significant() -> None:
+    rng, sweeps, blocks, lucky = np.random.default_rng(6), 2000, 120, 0
+    idle = [look(0.0, blocks)] * 180
+    for _ in range(sweeps):
+        acting = [look(s, blocks) for s in rng.standard_normal(20) / math.sqrt(blocks)]
+        winner = max(idle[:1] + acting, key=lambda found: found.sharpe)
+        found = significance(idle + acting, winner, 200)
+        assert found is not None
+        lucky += found.significant
+    assert lucky <= 0.06 * sweeps
+
+
 def test_one_true_edge_among_noise_and_bad_variants_is_found() -> None:
     rng = np.random.default_rng(2)
     sums = rng.standard_normal((200, 400)) - np.linspace(0, 3, 200)[:, None]
