@@ -109,8 +109,7 @@ def significance(looks: Sequence[Look], winner: Look, trials: int) -> Significan
     if len(acting) > 1:
         spread = min(spread, float(np.std(acting, ddof=1)))
     lucky = expected_maximum(len(looks), spread)
-    z = _z(winner, 0.0, effective)
-    tail = 0.5 * math.erfc(z / math.sqrt(2))
+    tail = 1 - probabilistic_sharpe(winner, 0.0, effective)
     return Significance(
         trials=trials,
         looks=len(looks),
@@ -154,8 +153,14 @@ def expected_maximum(trials: int, spread: float) -> float:
 
 
 def probabilistic_sharpe(look: Look, benchmark: float, blocks: float) -> float:
-    """Return the probability that the true Sharpe ratio exceeds `benchmark`; equation 2."""
-    return _NORMAL.cdf(_z(look, benchmark, blocks))
+    """Return the probability that the true Sharpe ratio exceeds `benchmark`; equation 2.
+
+    By Student's t where the paper has the normal distribution: of ten related blocks it would call
+    8 of 100 useless models skilled, not 5.
+    """
+    from scipy.special import stdtr  # A third of a second.
+
+    return float(stdtr(blocks - 1, _z(look, benchmark, blocks)))
 
 
 def _z(look: Look, benchmark: float, blocks: float) -> float:
