@@ -154,7 +154,7 @@ def made_up(backtest: Comparison | None) -> ReportData:
             for name in PRODUCTS
         ],
         days={"2026-08-09": GROUP},
-        looks=Looks(models=1, of_this_sweep=1, number=1),
+        looks=Looks(looks=1, of_this_sweep=1, number=1),
     )
 
 
@@ -286,6 +286,21 @@ def test_the_verdict_does_not_flatter(full: ReportData) -> None:
     assert "lost" in verdict(made_up(made_up_comparison(0.0)))[2]
 
 
+def test_what_chance_explains_is_said_to_be_chance_beside_blind_rules_too(full: ReportData) -> None:
+    assert full.score is not None
+    unsure = msgspec.structs.replace(
+        full.score.no_op, lead_bps=0.58, lead_interval=Interval(0.58, -0.3, 1.4, 12)
+    )
+    score = msgspec.structs.replace(
+        full.score,
+        no_op=unsure,
+        majority=msgspec.structs.replace(full.score.majority, value_bps=-0.5),
+        value_interval=Interval(0.58, -0.3, 1.4, 12),
+    )
+    said = verdict(msgspec.structs.replace(full, score=score, backtest=None))
+    assert said[1].endswith("cannot be told from chance (the 95 % interval includes zero).")
+
+
 def test_the_verdict_names_the_best_baseline_and_the_looks(full: ReportData) -> None:
     assert full.score is not None
     lines = {
@@ -298,12 +313,13 @@ def test_the_verdict_names_the_best_baseline_and_the_looks(full: ReportData) -> 
         ),
     }
     score = msgspec.structs.replace(full.score, others=lines)
-    looks = Looks(models=7, of_this_sweep=3, number=5)
+    looks = Looks(looks=7, of_this_sweep=3, number=5)
     report = msgspec.structs.replace(full, score=score, validation=score, looks=looks)
     said = verdict(report)
     assert said[2].startswith("It earns 0.12 bp a decision less than boosted, the best of persi")
     assert said[2].endswith("cannot be told from chance (the 95 % interval includes zero).")
-    assert said[-1].startswith("7 models have looked at this test split by now, 3 of this sweep;")
+    assert said[-1].startswith("There were 7 looks at this test split so far")
+    assert "3 of this sweep; this one was number 5" in said[-1]
     page = render(report)
     assert page.count('<td class="text">boosted</td>') == 2
-    assert "An unseen test: 7 models were judged on this split" in page
+    assert "An unseen test: there were 7 looks at it" in page
