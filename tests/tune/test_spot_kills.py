@@ -362,20 +362,19 @@ def test_a_machine_that_was_given_up_and_wakes_up_changes_nothing(
     """Its trial is taken over while it is silent; it may still save and report."""
     allowance(str(sweep.log)).write_text("0")
     sweep.start()
-    for _ in range(2):
-        sweep.progressed()
-        mine = sweep.stopped()
-        silent = machines.freeze(machines.of(mine["pid"]))
-        try:
-            machines.add()
-            while True:
-                other = sweep.progressed()
-                if other["trial"] == mine["trial"] and other["pid"] != mine["pid"]:
-                    break
-        finally:
-            for member in silent:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.resume()
+    sweep.progressed()
+    mine = sweep.stopped()
+    silent = machines.freeze(machines.of(mine["pid"]))
+    try:
+        machines.add()
+        while True:
+            other = sweep.progressed()
+            if other["trial"] == mine["trial"] and other["pid"] != mine["pid"]:
+                break
+    finally:
+        for member in silent:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.resume()
     allowance(str(sweep.log)).unlink()
     sweep.finished()
     assert_as_undisturbed(root)
