@@ -88,7 +88,7 @@ def run_build(
             "(ten minutes without a gap) of a product of the universe"
         )
     else:
-        console.print(f"next: quaver sweep --data {store.root}", soft_wrap=True)
+        console.print(f"next: quaver sweep --data {store.root}", soft_wrap=True, markup=False)
 
 
 def build_tables(store: Store, config: Config, stage: Stage) -> list[Built]:

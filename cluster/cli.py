@@ -1,7 +1,7 @@
 """`quaver`: one command per stage of the pipeline, and `demo`, which runs them all.
 
 Exit codes: 0 done, 1 something the user can mend (one line says what), 2 a check failed (`health`,
-`check-leakage`), 130 stopped by Ctrl-C.
+`check-leakage`), 130 stopped by Ctrl-C or SIGTERM.
 """
 
 import signal
@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from cluster import market_commands, model_commands
 from cluster.options import CheckFailed, app
-from market.errors import QuaverError
+from market.errors import Interrupted, QuaverError
 
 __all__ = ["app", "main", "market_commands", "model_commands"]  # Being imported, they are commands.
 _RAY_LOGS = "/tmp/ray/session_latest/logs"
@@ -30,7 +30,8 @@ def main() -> None:
     try:
         app()
     except QuaverError as e:
-        _fail(str(getattr(e, "cause", e)))  # From another process it comes inside Ray's own.
+        # From another process it comes inside Ray's own.
+        _fail(str(getattr(e, "cause", e)), _STOPPED if isinstance(e, Interrupted) else 1)
     except CheckFailed:
         sys.exit(_CHECK_FAILED)
     except SystemExit as e:
@@ -47,10 +48,10 @@ def main() -> None:
         _fail(f"a Ray process died: {why}; its log is in {_RAY_LOGS}")
 
 
-def _fail(said: str) -> NoReturn:
+def _fail(said: str, code: int = 1) -> NoReturn:
     _errors.print(f"[bold red]error:[/] {escape(said)}", soft_wrap=True, highlight=False)
-    sys.exit(1)
+    sys.exit(code)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)  # Whoever has taken Ctrl-C over ends in good order.

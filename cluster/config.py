@@ -4,6 +4,7 @@ Each folder defines its own part beside the code that reads it; this module only
 and turns what a user wrote into them, with errors that name the key and what it may be.
 """
 
+import contextlib
 import difflib
 import math
 import tomllib
@@ -151,9 +152,10 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
     """
     values = msgspec.to_builtins(Config())
     if path is not None:
-        _merge(values, _read(path), str(path))
+        _merge(values, _read(path), str(path), set())
+    replaced: set[str] = set()
     for override in overrides:
-        _merge(values, _parse(override), f"--set {override}")
+        _merge(values, _parse(override), f"--set {override}", replaced)
     for name, number in _numbers(values):
         if not math.isfinite(number):
             raise QuaverError(f"configuration: {name} is {number}; give a finite number")
@@ -211,16 +213,16 @@ def _parse(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise QuaverError(f"--set {override!r} is not KEY=VALUE, for example fees.taker_bps=60")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except ValueError:
-        value = text  # A bare word is a string.
-    for part in reversed(key.strip().split(".")):
-        value = {part: value}
-    return dict(value)
+    for value in (text, msgspec.json.encode(text).decode()):  # A bare word is a string.
+        with contextlib.suppress(ValueError):
+            return tomllib.loads(f"{key} = {value}")
+    raise QuaverError(f"--set {override!r}: {key!r} is no key; write it as in a TOML file")
 
 
-def _merge(into: dict[str, Any], given: dict[str, Any], source: str, above: str = "") -> None:
+def _merge(
+    into: dict[str, Any], given: dict[str, Any], source: str, replaced: set[str], above: str = ""
+) -> None:
+    """Put what is given in place; `replaced` are the values of _REPLACED that its kind has set."""
     for key, value in given.items():
         name = f"{above}{key}"
         if key not in into and above != _OPEN:
@@ -232,9 +234,12 @@ def _merge(into: dict[str, Any], given: dict[str, Any], source: str, above: str 
                 raise QuaverError(f"{source}: {name} is a table of keys, not a value")
             if name == _MODEL and "name" in value:  # Another model has other keys.
                 into[key] = changed(into[key], {"name": value["name"]}, f"{source}: {name}")
-            _merge(into[key], value, source, f"{name}.")
+            _merge(into[key], value, source, replaced, f"{name}.")
+        elif name in replaced and isinstance(value, dict):
+            into[key] = into[key] | value
         else:
             into[key] = value
+            replaced |= {name} & set(_REPLACED)
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:

@@ -24,8 +24,8 @@ from tune.baselines import FITTED, fitted, majority
 from tune.checkpoint import load_model
 from tune.looks import look
 from tune.objectives import check_edge
-from tune.results import RESULTS_FILE, SweepResult
-from tune.run_folder import check_unseen, folder, trained_on
+from tune.results import SweepResult, load_result
+from tune.run_folder import check_unseen, trained_on
 from tune.scoring import PartScore, score
 from tune.search import configured
 from tune.training import EpochMetrics
@@ -49,6 +49,7 @@ def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
             f"{differences(meta.recipe, cached.recipe)}; sweep again, under another name"
         )
     identity = check_unseen(store, name, cached.recipe, samples, splits)
+    result = load_result(store, name)
     train_part, validation_part = trained_on(samples, splits)
     test = Part(samples, np.flatnonzero(splits["test"]))
     if not len(validation_part):
@@ -65,7 +66,6 @@ def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     looks = look(store, test, content, config.trader, name, now)
     stage.update(3, 6, f"predicting {len(validation_part):,} and {len(test):,} samples")
-    result = msgspec.json.decode(store.read(f"{folder(name)}/{RESULTS_FILE}"), type=SweepResult)
     best = next(trial for trial in result.trials if trial.name == result.best)
     softened = configured(identity.config.train, best.params).temperature_bps
     action = majority(train_part.column("label"))
@@ -202,7 +202,7 @@ def print_summary(report: ReportData, page: str, console: Console) -> None:
             f"{live.orders} orders, {live.taker_fills + live.maker_fills} fills"
         )
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     if report.data.simulated:
         console.print("[dim]simulated market: these numbers are no claim of skill[/]")
-    console.print(f"report: {page}", soft_wrap=True, highlight=False)
+    console.print(f"report: {page}", soft_wrap=True, highlight=False, markup=False)

@@ -55,6 +55,7 @@ def import_(
             f"{capture.path}: {capture.frames:,} frames, {capture.rows:,} events of "
             f"{', '.join(capture.products)}; {lost}",
             soft_wrap=True,
+            markup=False,
         )
         if capture.skipped:
             console.print(
@@ -62,7 +63,7 @@ def import_(
                 f"(give --increments {capture.skipped[0]}=QUOTE,BASE)",
                 soft_wrap=True,
             )
-    console.print(f"next: quaver build --data {out}")
+    console.print(f"next: quaver build --data {out}", soft_wrap=True, markup=False)
 
 
 @app.command()

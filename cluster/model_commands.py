@@ -3,6 +3,7 @@
 Demo, build, check-leakage, sweep, report, serve, show-config.
 """
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -153,8 +154,12 @@ def sweep(
         with ray_session(chosen.ray_address):
             result = stages.sweep(store, chosen, name, resume, stage)
     print_sweep(result, console)
-    console.print(f"TensorBoard: tensorboard --logdir {data}/runs/{name}", soft_wrap=True)
-    console.print(f"next: quaver report --data {data} --name {name}", soft_wrap=True)
+    given = "".join(f" --set {shlex.quote(each)}" for each in set_ or [])
+    given = (f" --config {shlex.quote(str(config))}" if config else "") + given
+    where = shlex.quote(data)
+    said = f"TensorBoard: tensorboard --logdir {shlex.quote(f'{data}/runs/{name}')}\n"
+    said += f"next: quaver report --data {where} --name {name}{given}"
+    console.print(said, soft_wrap=True, markup=False)
 
 
 @app.command()

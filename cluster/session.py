@@ -7,12 +7,17 @@ before it starts. Its own chatter stays in its log folder; token authentication 
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
+import grpc
 import ray
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 from ray.exceptions import RayError
 
 from market.errors import QuaverError
@@ -45,6 +50,10 @@ def ray_session(address: str, extra_env: Mapping[str, str] | None = None) -> Ite
     options: dict[str, object] = {"log_to_driver": False, "logging_level": "error"}
     if address == LOCAL:
         options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    else:  # Ray itself takes the machine's token along for `auto`, but not for host:port.
+        logging.getLogger(maybe_enable_token_auth_if_token_available.__module__).setLevel("ERROR")
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         context = ray.init(address=address, **options)
         logs = Path(context.address_info["session_dir"]) / "logs"
@@ -52,8 +61,10 @@ def ray_session(address: str, extra_env: Mapping[str, str] | None = None) -> Ite
     except (OSError, ValueError, RuntimeError, RayError) as e:
         ray.shutdown()
         raise QuaverError(
-            f"cannot use a Ray at {address!r}: {e}; start a cluster there or use ray_address=local"
+            f"cannot use a Ray at {address!r}: {e}; start a cluster there or use ray_address=local "
+            "(if its machines have a token, it must be in ~/.ray/auth_token here too)"
         ) from None
+    signal.signal(signal.SIGTERM, on_terminate)  # Ray's own would end the command half way.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Ray prints what its processes report to the standard output of whoever started it.
     with chatter, redirect_stdout(chatter):
@@ -64,12 +75,20 @@ def ray_session(address: str, extra_env: Mapping[str, str] | None = None) -> Ite
 
 
 def _check_reachable(address: str) -> None:
-    """Raise a QuaverError if nobody listens at host:port: Ray itself would try for minutes."""
+    """Raise a QuaverError if no Ray listens at host:port: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
         return
     try:
         socket.create_connection((host, int(port)), _REACH_S).close()
+        if "RAY_USE_TLS" in os.environ:
+            return
+        with grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(_REACH_S)
+    except grpc.FutureTimeoutError:
+        raise QuaverError(
+            f"what answers at {address!r} is no Ray; give the port of `ray start --head` (6379)"
+        ) from None
     except (OSError, OverflowError) as e:
         raise QuaverError(
             f"no Ray answers at {address!r}: {e}; start a cluster there or use ray_address=local"

@@ -6,17 +6,20 @@ from rich.table import Table
 from tune.results import SweepResult, TrialResult
 from tune.significance import in_words
 
+_WIDTH = 200  # Of a file: a name must be found in it as it is.
+
 
 def print_sweep(result: SweepResult, console: Console) -> None:
     """Print the table of trials, what failed, and what the winner is worth."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("trial", overflow="fold")
-    for heading in ("bp a decision", "best epoch", "epochs", "loss", "seconds"):
+    for heading in ("bp a decision", "best epoch", "epochs", "last loss", "seconds"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for trial in sorted(result.trials, key=_value, reverse=True):
         table.add_row(*_cells(trial), _remark(trial, result.best), style=_style(trial, result.best))
-    console.print(table, highlight=False)
+    wide = console if console.is_terminal else Console(file=console.file, width=_WIDTH)
+    wide.print(table, highlight=False)
     for trial in result.trials:
         if trial.error:
             console.print(

@@ -1,4 +1,4 @@
-"""The one error a user is meant to read: it says what happened, where, and what to do about it."""
+"""The errors a user is meant to read: they say what happened, where, and what to do about it."""
 
 
 class QuaverError(Exception):
@@ -6,3 +6,7 @@ class QuaverError(Exception):
 
     The command line prints its text without a traceback and exits with 1.
     """
+
+
+class Interrupted(QuaverError):
+    """The reader has stopped it, and is told how to go on; the command line exits with 130."""

@@ -43,6 +43,17 @@ class SweepResult(msgspec.Struct, frozen=True, kw_only=True):
     trials: tuple[TrialResult, ...]  # As numbered.
 
 
+def load_result(store: Store, name: str) -> SweepResult:
+    """Return the table of a finished sweep; QuaverError where it cannot be read."""
+    path = f"{folder(name)}/{RESULTS_FILE}"
+    try:
+        return msgspec.json.decode(store.read(path), type=SweepResult)
+    except (FileNotFoundError, msgspec.DecodeError) as e:
+        raise QuaverError(
+            f"{path} under {store.root} cannot be read ({e}); quaver sweep --resume writes it anew"
+        ) from None
+
+
 def finish(
     results: ray_tune.ResultGrid, identity: Identity, store: Store, name: str
 ) -> SweepResult:

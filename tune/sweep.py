@@ -18,7 +18,7 @@ from ray.tune import TuneError
 from actors.patience import answers, patiently
 from actors.store import Store
 from datasets.sample_cache import CachedSamples
-from market.errors import QuaverError
+from market.errors import Interrupted, QuaverError
 from tune.capacity import Capacity
 from tune.checks import check_part
 from tune.config import SweepConfig
@@ -105,7 +105,7 @@ def run_sweep(
     with contained(pending), kills_are_deaths():
         results = _fitted(trainable, config, store, name, progress, resume)
     if progress.unfinished:
-        raise QuaverError(
+        raise Interrupted(
             f"sweep: {name} was interrupted, {len(progress.unfinished)} of {trials(config)} trials "
             "are unfinished; go on with --resume"
         )

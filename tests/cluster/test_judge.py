@@ -34,20 +34,7 @@ class Silent:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Store:
-    """Samples of one product, of two hours."""
-    store, rng, n = Store(str(tmp_path)), np.random.default_rng(0), 1800
-    medians = 50_000 * np.exp(np.cumsum(rng.normal(0, 2e-4, (n, 10)), axis=1))
-    shares = rng.dirichlet(np.ones(20), (2, n))
-    features = Features(441_892_800 + np.arange(n), medians, *shares)
-    btc = stages.PRODUCT_IDS.index("BTC-USD")
-    table = samples_table(features, btc, rng.normal(0, 1, (n, 5)), np.empty((n, 0)))
-    write_samples(store, "BTC-USD", "2026-01-05", table, Recipe())
-    return store
-
-
-@pytest.fixture
-def judged(root: Store) -> Store:
+def judged(two_hours: Store) -> Store:
     """The same with ETH-USD, which came after train was over, windows and a finished sweep."""
     rng, start, n = np.random.default_rng(1), 441_892_800, 1800
     late = np.arange(1500, n)
@@ -56,16 +43,16 @@ def judged(root: Store) -> Store:
     eth = stages.PRODUCT_IDS.index("ETH-USD")
     label, none = rng.normal(0, 1, (len(late), 5)), np.empty((len(late), 0))
     table = samples_table(features, eth, label, none)
-    write_samples(root, "ETH-USD", "2026-01-05", table, Recipe())
+    write_samples(two_hours, "ETH-USD", "2026-01-05", table, Recipe())
     windows = np.zeros(n, WINDOW)
     windows["beat"], windows["valid"] = start + np.arange(n), True
     windows["bid"], windows["ask"] = 50_000, 50_001
     windows["high_bid"], windows["low_ask"] = 50_000, 50_001
     for name in ("BTC-USD", "ETH-USD"):
-        write_windows(root, name, "2026-01-05", windows)
-    ship(root, Recipe())
+        write_windows(two_hours, name, "2026-01-05", windows)
+    ship(two_hours, Recipe())
     config = load_config(None, [])
-    _, samples, splits = stages.split_samples(root, config)
+    _, samples, splits = stages.split_samples(two_hours, config)
     identity = Identity(
         config=config.sweep,
         products=stages.PRODUCT_IDS,
@@ -73,11 +60,11 @@ def judged(root: Store) -> Store:
         recipe=Recipe(),
         data_sha256=digest(*trained_on(samples, splits)),
     )
-    begin(root, "sweep", identity, resume=False)
+    begin(two_hours, "sweep", identity, resume=False)
     trial = TrialResult(name="00", params={}, metrics=None, stopped_early=False, seconds=1.0)
     result = SweepResult(name="sweep", best="00", model_path="", significance=None, trials=(trial,))
-    root.write(f"runs/sweep/{RESULTS_FILE}", msgspec.json.encode(result))
-    return root
+    two_hours.write(f"runs/sweep/{RESULTS_FILE}", msgspec.json.encode(result))
+    return two_hours
 
 
 @pytest.mark.slow
@@ -131,22 +118,22 @@ def ship(
         (Recipe(horizon_beats=30), "horizon_beats is 30 instead of 75"),
     ],
 )
-def test_a_model_of_other_samples_is_refused(root: Store, recipe: Recipe, why: str) -> None:
-    ship(root, recipe)
+def test_a_model_of_other_samples_is_refused(two_hours: Store, recipe: Recipe, why: str) -> None:
+    ship(two_hours, recipe)
     with pytest.raises(QuaverError, match=f"trained on other samples: {why}"):
-        judge(root, load_config(None, []), "sweep", Silent())
-    assert not root.exists(LOOKS_PATH)
+        judge(two_hours, load_config(None, []), "sweep", Silent())
+    assert not two_hours.exists(LOOKS_PATH)
 
 
-def test_a_model_of_other_products_is_refused(root: Store) -> None:
-    ship(root, Recipe(), tuple(reversed(stages.PRODUCT_IDS)))
+def test_a_model_of_other_products_is_refused(two_hours: Store) -> None:
+    ship(two_hours, Recipe(), tuple(reversed(stages.PRODUCT_IDS)))
     with pytest.raises(QuaverError, match="made for 55 products"):
-        judge(root, load_config(None, []), "sweep", Silent())
+        judge(two_hours, load_config(None, []), "sweep", Silent())
 
 
-def test_a_sweep_that_left_no_model_is_named(root: Store) -> None:
+def test_a_sweep_that_left_no_model_is_named(two_hours: Store) -> None:
     with pytest.raises(QuaverError, match="there is no finished sweep 'sweep'"):
-        judge(root, load_config(None, []), "sweep", Silent())
+        judge(two_hours, load_config(None, []), "sweep", Silent())
 
 
 def test_samples_too_few_to_split_are_said_so(tmp_path: Path) -> None:
