@@ -192,10 +192,10 @@ def _fitted(
         try:
             return _tuner(trainable, config, store, name, progress, resume).fit()
         except (OSError, TuneError, RuntimeError) as e:
-            is_ray = isinstance(e.__cause__, RayError)  # Unknown to Tune, so it ends its loop.
-            if isinstance(e, RuntimeError) and not is_ray:
+            is_unknown = isinstance(e, RuntimeError)  # To Tune, which ends its loop.
+            if is_unknown and not isinstance(e.__cause__, RayError):
                 raise
-            if is_ray or store.is_local or not left:
+            if is_unknown or store.is_local or not left:
                 raise QuaverError(
                     f"sweep: {name} under {store.root} was interrupted: {e}; go on with --resume"
                 ) from e
