@@ -7,8 +7,8 @@ unpickled: both may come from a bucket that others write to.
 
 import contextlib
 import functools
+import io
 import json
-import pickle
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -27,9 +27,7 @@ from tune.config import TrainConfig
 from tune.models import ModelConfig, build
 from tune.objectives import Objective
 from tune.scaled import ScaledModel
-from tune.significance import Look
 
-STATE_FILE = "state.pt"
 MODEL_FILE = "model.safetensors"
 FEATURES_VERSION = "1"  # Raised with every change to sections 3 to 6 of the definitions.
 _META_KEY = "quaver"
@@ -57,7 +55,6 @@ class TrainState:
     best_value_bps: float
     best_epoch: int
     best_weights: dict[str, Tensor]
-    history: tuple[Look, ...]  # What every epoch so far captured on validation.
 
     @property
     def is_finished(self) -> bool:
@@ -92,30 +89,26 @@ def git_commit() -> str:
     return found.stdout.strip()
 
 
-def save_state(state: TrainState, directory: Path) -> None:
-    """Write `state` into `directory`, which must exist; a reader never sees half a file."""
+def pack(state: TrainState) -> bytes:
+    """Return `state` as bytes, which `unpack` reads and `training.train` goes on from."""
     content = {field.name: getattr(state, field.name) for field in fields(state)}
-    for name in ("config", "history"):  # Only tensors and plain values are loaded again.
-        content[name] = msgspec.json.encode(content[name]).decode()
-    part = directory / f"{STATE_FILE}.part"
-    torch.save(content, part)
-    part.replace(directory / STATE_FILE)
+    # Only tensors and plain values are loaded again.
+    content["config"] = msgspec.json.encode(state.config).decode()
+    packed = io.BytesIO()
+    torch.save(content, packed)
+    return packed.getvalue()
 
 
-def load_state(directory: Path) -> TrainState:
-    """Return the state in `directory`; QuaverError where it is missing or damaged."""
-    path = directory / STATE_FILE
+def unpack(packed: bytes) -> TrainState:
+    """Return a state that was packed; QuaverError where it is damaged."""
     try:
-        content = torch.load(path, weights_only=True)
+        content = torch.load(io.BytesIO(packed), weights_only=True)
         content["config"] = msgspec.json.decode(content["config"], type=TrainConfig)
-        content["history"] = msgspec.json.decode(content["history"], type=tuple[Look, ...])
         return TrainState(**content)
-    except FileNotFoundError as error:
-        raise QuaverError(f"checkpoint: there is no {path}") from error
-    except (OSError, EOFError, RuntimeError, TypeError, KeyError, pickle.PickleError) as error:
-        raise QuaverError(f"checkpoint: {path} is damaged ({error})") from error
     except msgspec.DecodeError as error:
-        raise QuaverError(f"checkpoint: {path} has a config of another version") from error
+        raise QuaverError("checkpoint: its config is of another version; train anew") from error
+    except Exception as error:  # What torch raises follows from the bytes.
+        raise QuaverError(f"checkpoint: it is damaged ({error}); train anew") from error
 
 
 def export(weights: dict[str, Tensor], meta: ModelMeta) -> bytes:
@@ -150,14 +143,23 @@ def load_model(
             f"{where}: made for {_listed(meta.products)}, but {_listed(products)} are asked for; "
             "the order counts"
         )
-    # Building draws random weights, which are then replaced: the caller's generator stays as it is.
-    with torch.random.fork_rng(devices=[]):
-        model = build(meta.model, len(meta.recipe.signal_names))
+    unfit = f"{where}: the weights do not fit its header"
+    if meta.model.products != len(meta.products):
+        raise QuaverError(
+            f"{unfit} (a model of {meta.model.products} products, which names {len(meta.products)})"
+        )
+    signals = len(meta.recipe.signal_names)
     try:
         weights = safetensors.torch.load(content)
+        # Without memory first: a header may claim any size.
+        with torch.device("meta"):
+            build(meta.model, signals).load_state_dict(weights, assign=True)
+        # Building draws random weights: the caller's generator stays as it is.
+        with torch.random.fork_rng(devices=[]):
+            model = build(meta.model, signals)
         model.load_state_dict(weights)
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        raise QuaverError(f"{where}: the weights do not fit its header ({error})") from error
+    except (safetensors.SafetensorError, RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise QuaverError(f"{unfit} ({error})") from error
     _require_finite(weights, where)
     return model.eval(), meta
 
@@ -174,13 +176,13 @@ def _meta(content: bytes, where: str) -> ModelMeta:
     length = int.from_bytes(content[:8], "little")
     header: Any = None
     if 0 < length <= len(content) - 8:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             header = json.loads(content[8 : 8 + length])
     if not isinstance(header, dict):
         raise QuaverError(f"{where}: is damaged or no model file")
     try:
         return msgspec.json.decode(header["__metadata__"][_META_KEY], type=ModelMeta)
-    except (KeyError, TypeError, msgspec.DecodeError) as error:
+    except (KeyError, TypeError, RecursionError, msgspec.DecodeError) as error:
         raise QuaverError(f"{where}: is not a model of this program ({error})") from error
 
 

@@ -1,5 +1,6 @@
 """What a training run and a sweep are configured with."""
 
+import math
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -69,10 +70,17 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             "in it; weights, validation and serving stay float32"
         ),
     ] = "float32"
-    seed: Annotated[int, msgspec.Meta(ge=0, description="of weights and batch order")] = 0
+    seed: Annotated[
+        int, msgspec.Meta(ge=0, le=2**63 - 1, description="of weights and batch order")
+    ] = 0
 
     def __post_init__(self) -> None:
-        """Refuse a warm-up that never ends, and an objective that trees cannot be grown for."""
+        """Refuse what no run can be made of, though each field by itself is right."""
+        for part in (self, self.model):
+            for field in part.__struct_fields__:
+                value = getattr(part, field)
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise ValueError(f"{field} ({value}) must be a finite number")
         if self.warm_up_epochs >= self.epochs:
             raise ValueError(
                 f"warm_up_epochs ({self.warm_up_epochs}) must be less than epochs ({self.epochs})"

@@ -137,7 +137,7 @@ def _per_batch(optimiser: Optimizer, config: TrainConfig, epoch_batches: int) ->
                 optimiser,
                 max_lr=config.learning_rate,
                 total_steps=total,
-                pct_start=rise / total,
+                pct_start=rise / total if rise > 1 else 0.0,  # Torch divides by nothing.
                 cycle_momentum=False,
             )
         ]

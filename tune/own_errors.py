@@ -1,21 +1,26 @@
 """Which failures end a trial: errors of its own that come again, never the loss of a machine.
 
 A worker that dies on a living machine may be no fault of the trial's, but a trial that needs more
-memory than there is kills each of its workers: many such deaths within an epoch end it too. Tune
-counts all alike and only knows one bound for their sum, so it is given none, and this callback sets
-one on the trial that is to end.
+memory than there is kills each of its workers, or has Ray kill them: many such deaths within an
+epoch end it too. Tune counts all alike and only knows one bound for their sum, so it is given none,
+and this callback sets one on the trial that is to end.
 """
 
+import contextlib
 import pickle
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ray import tune as ray_tune
-from ray.exceptions import RayActorError
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 MAX_DEATHS = 10  # Of workers, within an epoch.
 _NO_BOUND = -1
-_DEATH = "its worker process has died"  # Ray's words; of a lost machine it says that.
+# Ray's words; of a lost machine it says that.
+_DIED, _KILLED = "its worker process has died", "due to the node running low on memory"
 
 
 class OwnErrors(ray_tune.Callback):
@@ -24,8 +29,8 @@ class OwnErrors(ray_tune.Callback):
     def __init__(self, max_failures: int) -> None:
         self._max_failures = max_failures
         self._epochs: dict[str, int] = {}  # Highest reported, by trial.
-        self._errors: dict[str, int] = {}  # Since then.
-        self._deaths: dict[str, int] = {}
+        self._errors: dict[str, int] = defaultdict(int)  # Since then.
+        self._deaths: dict[str, int] = defaultdict(int)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Begin anew with a trial of a sweep that goes on."""
@@ -47,7 +52,7 @@ class OwnErrors(ray_tune.Callback):
         error = _error(trial)
         if not isinstance(error, RayActorError) or error.actor_init_failed:
             self._errors[trial.trial_id] += 1
-        elif _DEATH in str(error):
+        elif _DIED in str(error) or _KILLED in str(error):
             self._deaths[trial.trial_id] += 1
         failed = self._errors[trial.trial_id] > self._max_failures
         if failed or self._deaths[trial.trial_id] >= MAX_DEATHS:
@@ -60,10 +65,42 @@ class OwnErrors(ray_tune.Callback):
 
 def reason(error: Exception) -> str:
     """Return in a line why a trial was given up."""
-    if isinstance(error, RayActorError) and _DEATH in str(error):
+    if isinstance(error, RayActorError) and _DIED in str(error):
         return "its workers died again and again within an epoch, mostly a want of memory"
+    if isinstance(error, RayActorError) and _KILLED in str(error):
+        return (
+            "Ray killed its workers again and again within an epoch for want of memory; let fewer "
+            "trials share a machine (trial_resources), or lower batch_size or the model's sizes"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def kills_are_deaths() -> Iterator[None]:
+    """Have Tune take a worker that Ray kills for want of memory for one that has died.
+
+    Ray has an error of its own for it, at which Tune ends its loop, or, where the worker was still
+    starting, does not keep what the error was.
+    """
+    names = ("_actor_task_failed", "_actor_start_failed")
+    methods = {name: getattr(RayActorManager, name) for name in names}
+    for name, method in methods.items():
+        setattr(RayActorManager, name, _with_deaths(method))
+    try:
+        yield
+    finally:
+        for name, method in methods.items():
+            setattr(RayActorManager, name, method)
+
+
+def _with_deaths(method: Callable[..., None]) -> Callable[..., None]:
+    def failed(manager: RayActorManager, *, exception: Exception, **tracked: Any) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = RayActorError(error_msg=str(exception))
+        method(manager, exception=exception, **tracked)
+
+    return failed
 
 
 def _error(trial: Any) -> Exception | None:

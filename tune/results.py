@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 from ray import tune as ray_tune
+from ray.tune.experiment import Trial
 
 from actors.patience import patiently
 from actors.store import Store
@@ -14,7 +15,7 @@ from tune.own_errors import reason
 from tune.run_folder import Identity, folder
 from tune.schedule import name_of, number_of, params_of
 from tune.search import trials
-from tune.significance import Significance, significance
+from tune.significance import Look, Significance, significance
 from tune.training import EpochMetrics
 from tune.trial_state import TrialFile
 
@@ -57,7 +58,7 @@ def finish(
     results: ray_tune.ResultGrid, identity: Identity, store: Store, name: str
 ) -> SweepResult:
     """Check that all trials are over, export the best one and write the table."""
-    rows = _table(results, identity.config, name)
+    rows, looks = _table(results, identity.config, name)
     judged = [row for row in rows if row.metrics and not row.error]
     best = max(judged, key=lambda row: row.metrics.best_value_bps)
     state = TrialFile(store, f"{folder(name)}/{best.name}").load()
@@ -72,13 +73,14 @@ def finish(
     model_path = f"{folder(name)}/best/{MODEL_FILE}"
     model = export(state.best_weights, meta)
     patiently(lambda: store.write(model_path, model))
-    looks = [look for row in rows if row.metrics for look in row.metrics.history]
     result = SweepResult(
         name=name,
         best=best.name,
         model_path=model_path,
         significance=significance(
-            looks, best.metrics.history[best.metrics.best_epoch - 1], len(rows)
+            [look for mine in looks.values() for look in mine],
+            looks[best.name][best.metrics.best_epoch - 1],
+            len(rows),
         ),
         trials=tuple(rows),
     )
@@ -87,9 +89,17 @@ def finish(
     return result
 
 
-def _table(results: ray_tune.ResultGrid, config: SweepConfig, sweep: str) -> list[TrialResult]:
-    """Return the trials by number; QuaverError unless all have run and one has not failed."""
-    rows = [_row(result, config) for result in sorted(results, key=number_of)]
+def _table(
+    results: ray_tune.ResultGrid, config: SweepConfig, sweep: str
+) -> tuple[list[TrialResult], dict[str, list[Look]]]:
+    """Return the trials by number, and the looks of each.
+
+    QuaverError unless all have run and one has not failed.
+    """
+    # A result knows no config where no worker of its trial has ever come up.
+    found = zip(results._experiment_analysis.trials, results, strict=True)
+    found = sorted(found, key=lambda pair: number_of(pair[0]))
+    rows = [_row(*pair) for pair in found]
     begun = [row for row in rows if row.metrics or row.error]
     if len(begun) < trials(config):
         raise QuaverError(
@@ -102,19 +112,23 @@ def _table(results: ray_tune.ResultGrid, config: SweepConfig, sweep: str) -> lis
             f"sweep: all {len(rows)} trials of {sweep} failed, first {failed[0].name}: "
             f"{failed[0].error}; mend it and go on with --resume"
         )
-    return rows
+    looks = {
+        name_of(trial): msgspec.convert((result.metrics or {}).get("history", ()), list[Look])
+        for trial, result in found
+    }
+    return rows, looks
 
 
-def _row(result: ray_tune.Result, config: SweepConfig) -> TrialResult:
+def _row(trial: Trial, result: ray_tune.Result) -> TrialResult:
     reported = result.metrics or {}
-    metrics, params = None, params_of(result)
+    metrics = None
     if "epoch" in reported:
-        fields = {field: reported[field] for field in EpochMetrics.__struct_fields__}
-        metrics = msgspec.convert(fields, EpochMetrics)
+        fields = {**reported, "look": reported["history"][-1]}
+        metrics = msgspec.convert(fields, EpochMetrics)  # Tune's own are left out.
     error = f"{reason(result.error)}; see {result.path}/error.txt" if result.error else ""
     return TrialResult(
-        name=name_of(result),
-        params=params,
+        name=name_of(trial),
+        params=params_of(trial),
         metrics=metrics,
         stopped_early=not error and metrics is not None and not metrics.is_last,
         seconds=reported.get("time_total_s", 0.0),

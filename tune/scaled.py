@@ -19,6 +19,9 @@ from market.products import UNIVERSE
 ACTIONS = len(Action)
 MEDIANS = len(MEDIAN_LAGS)
 MIN_DEVIATION = 1e-9  # Below this an input is a constant: it is centred and otherwise left alone.
+# Standardised inputs end here. One that hardly moves in train may later move by millions of its
+# deviations there, and no weight has learnt what that means.
+MAX_DEVIATIONS = 20.0
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Layers = Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
@@ -97,9 +100,11 @@ class ScaledModel(nn.Module):
         self, medians: Tensor, bids: Tensor, asks: Tensor, signals: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the standardised log ratios [n, 10], shares [n, 40] (bids first), signals."""
-        steps = (log_ratios(medians) - self.median_mean) / self.median_scale
-        book = (_book(bids, asks) - self.book_mean) / self.book_scale
-        return steps, book, (signals.float() - self.signal_mean) / self.signal_scale
+        return (
+            _standardised(log_ratios(medians), self.median_mean, self.median_scale),
+            _standardised(_book(bids, asks), self.book_mean, self.book_scale),
+            _standardised(signals.float(), self.signal_mean, self.signal_scale),
+        )
 
     def values(self, steps: Tensor, book: Tensor, signals: Tensor, product: Tensor) -> Tensor:
         """Return five numbers per sample, [n, 5], before the output's scaling.
@@ -141,3 +146,9 @@ def mlp(width: int, hidden: Sequence[int]) -> nn.Sequential:
 
 def _book(bids: Tensor, asks: Tensor) -> Tensor:
     return torch.cat([bids.float(), asks.float()], dim=1)
+
+
+def _standardised(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    found = (values - mean) / scale
+    # What is infinite is wrong, not large.
+    return found.clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS).where(found.isfinite(), torch.nan)

@@ -8,7 +8,6 @@ its searchers beside the table, not with it.)
 from collections.abc import Sequence
 from typing import Any
 
-from ray.tune import Result
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
@@ -29,17 +28,17 @@ def trial_config(config: SweepConfig, index: int, known: Sequence[Trial] = ()) -
     return {"trial": {"name": found.name, "params": found.params}}
 
 
-def name_of(trial: Trial | Result) -> str:
+def name_of(trial: Trial) -> str:
     """Return the name of a trial, which is its folder."""
     return str(trial.config["trial"]["name"])
 
 
-def number_of(trial: Trial | Result) -> int:
+def number_of(trial: Trial) -> int:
     """Return which trial this is, from 0; names begin with it."""
     return int(name_of(trial).split("_")[0])
 
 
-def params_of(trial: Trial | Result) -> dict[str, Any]:
+def params_of(trial: Trial) -> dict[str, Any]:
     """Return what a trial tries, by dotted path."""
     return dict(trial.config["trial"]["params"])
 

@@ -6,6 +6,7 @@ other service can write.
 """
 
 import contextlib
+import http.client
 import logging
 import threading
 import urllib.error
@@ -46,7 +47,6 @@ class Notice:
         self._metadata = config.metadata_url and _Metadata(config.metadata_url.rstrip("/"))
         self._noticed, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="spot notice", daemon=True)
-        self._taken = False
 
     def __enter__(self) -> "Notice":
         if self._config.metadata_url or self._config.notice_file:
@@ -64,18 +64,23 @@ class Notice:
             self._thread.join()
 
     def take(self) -> bool:
-        """Whether there is a notice that was not taken before: true once."""
-        if self._taken or not self._noticed.is_set():
+        """Whether there is a notice that was not taken before: true once.
+
+        A notice may be withdrawn, or a machine come back; then the next one counts.
+        """
+        if not self._noticed.is_set():
             return False
-        self._taken = True
+        self._noticed.clear()
         return True
 
     def _watch(self) -> None:
+        was_there = False
         while not self._ended.is_set():
-            if self._is_there():
+            is_there = self._is_there()
+            if is_there and not was_there:
                 log.warning("this machine is to be taken away; trials save where they are")
                 self._noticed.set()
-                return
+            was_there = is_there
             self._ended.wait(self._config.poll_s)
 
     def _is_there(self) -> bool:
@@ -96,7 +101,7 @@ class _Metadata:
 
     def has_notice(self) -> bool:
         """Whether the machine is to be stopped; false where the service does not answer well."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
             self._token = self._token or self._ask("PUT", _TOKEN, {_TTL_HEADER: str(_TOKEN_LIFE_S)})
             try:
                 self._ask("GET", _ACTION, {_TOKEN_HEADER: self._token})

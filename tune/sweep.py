@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import ray
 from ray import tune as ray_tune
+from ray.exceptions import RayError
 from ray.tune import TuneError
 
 from actors.patience import answers, patiently
@@ -19,9 +20,11 @@ from actors.store import Store
 from datasets.sample_cache import CachedSamples
 from market.errors import Interrupted, QuaverError
 from tune.capacity import Capacity
+from tune.checks import check_part
 from tune.config import SweepConfig
 from tune.contained import contained
-from tune.own_errors import OwnErrors
+from tune.curves import Curves
+from tune.own_errors import OwnErrors, kills_are_deaths
 from tune.results import SweepResult, finish
 from tune.run_folder import RUNS, Identity, Splits, begin, check_name, digest, folder, trained_on
 from tune.schedule import Halving, Suggestions, name_of, params_of, trial_config
@@ -75,6 +78,8 @@ def run_sweep(
     progress = _Progress(config, capacity, on_progress)
     progress.say(capacity.check(idle=True))
     train_part, validation_part = trained_on(samples.open(), splits)
+    check_part("train", train_part, config.train)
+    check_part("validation", validation_part, config.train)
     identity = Identity(
         config=config,
         products=products,
@@ -96,7 +101,8 @@ def run_sweep(
         ),
         config.trial_resources,
     )
-    with contained(pending=trials(config) if config.search == "random" else 1):
+    pending = trials(config) if config.search == "random" else 1
+    with contained(pending), kills_are_deaths():
         results = _fitted(trainable, config, store, name, progress, resume)
     if progress.unfinished:
         raise Interrupted(
@@ -185,8 +191,11 @@ def _fitted(
     for left in range(_OUTAGES, -1, -1):
         try:
             return _tuner(trainable, config, store, name, progress, resume).fit()
-        except (OSError, TuneError) as e:
-            if store.is_local or not left:
+        except (OSError, TuneError, RuntimeError) as e:
+            is_unknown = isinstance(e, RuntimeError)  # To Tune, which ends its loop.
+            if is_unknown and not isinstance(e.__cause__, RayError):
+                raise
+            if is_unknown or store.is_local or not left:
                 raise QuaverError(
                     f"sweep: {name} under {store.root} was interrupted: {e}; go on with --resume"
                 ) from e
@@ -203,7 +212,7 @@ def _tuner(
     progress: _Progress,
     resume: bool,
 ) -> ray_tune.Tuner:
-    callbacks = [progress, OwnErrors(config.max_failures)]
+    callbacks = [progress, OwnErrors(config.max_failures), Curves()]
     path, filesystem = store.full_path(folder(name)), None if store.is_local else store.filesystem
     scheduler = Halving(config) if config.asha.enabled else None
     if resume and ray_tune.Tuner.can_restore(path, storage_filesystem=filesystem):

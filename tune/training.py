@@ -7,7 +7,6 @@ undisturbed one does.
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -20,7 +19,8 @@ from market.errors import QuaverError
 from market.labels import advantage
 from tune import evaluate, objectives
 from tune.boosted import BoostedModel, Draws, Grower
-from tune.checkpoint import TrainState, git_commit, load_state
+from tune.checkpoint import TrainState, git_commit, unpack
+from tune.checks import check_part, check_same_config
 from tune.config import TrainConfig
 from tune.models import build
 from tune.optimisers import Stepper
@@ -43,7 +43,7 @@ class EpochMetrics(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: float  # After the epoch's last batch.
     gradient_norm: float  # Mean over the epoch's batches, before clipping.
     is_last: bool  # The epochs are through, or patience is.
-    history: tuple[Look, ...]  # Of every epoch so far.
+    look: Look
 
 
 OnEpoch = Callable[[EpochMetrics, TrainState], None]
@@ -59,7 +59,7 @@ def train(
     validation_part: Part,
     config: TrainConfig,
     *,
-    resume_from: Path | None = None,
+    resume_from: bytes | None = None,
     on_epoch: OnEpoch | None = None,
     should_stop: ShouldStop | None = None,
 ) -> TrainState:
@@ -71,12 +71,12 @@ def train(
     during the call.
 
     `should_stop` is asked after each batch, of validation too: once it returns true, training stops
-    there and the state returned is not `is_finished`; saved with `checkpoint.save_state` it goes on
-    from that batch. `resume_from` is a directory of `save_state`. QuaverError where samples or
-    checkpoint do not fit, and where the loss is no longer finite.
+    there and the state returned is not `is_finished`. It goes on from that batch with
+    `resume_from`, which is what `checkpoint.pack` made of it. QuaverError where samples or
+    checkpoint do not fit, where inputs are not finite, and once the loss no longer is.
     """
-    for name, part in (("train", train_part), ("validation", validation_part)):
-        _check(name, part, config)
+    check_part("train", train_part, config)
+    check_part("validation", validation_part, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         run = _Run(train_part, validation_part, config, should_stop or _never)
@@ -120,7 +120,6 @@ class _Run:
         self._rows = 0
         self._best_value_bps, self._best_epoch = -np.inf, 0
         self._best_weights: dict[str, Tensor] = {}
-        self._history: tuple[Look, ...] = ()
 
     def state(self) -> TrainState:
         """Return where the run is; the tensors are its own and move on with it."""
@@ -139,46 +138,37 @@ class _Run:
             best_value_bps=self._best_value_bps,
             best_epoch=self._best_epoch,
             best_weights=self._best_weights,
-            history=self._history,
         )
 
-    def resume(self, directory: Path) -> None:
-        """Go on from the state in `directory`."""
-        state = load_state(directory)
-        _check_same_config(state.config, self._config, directory)
+    def resume(self, content: bytes) -> None:
+        """Go on from a state that was packed."""
+        state = unpack(content)
+        check_same_config(state.config, self._config)
         if state.data_sha256 != self._data_sha256:
             raise QuaverError(
-                f"training: the checkpoint in {directory} is of other samples or another split; "
-                "train anew"
+                "training: the checkpoint is of other samples or another split; train anew"
             )
         try:
             self._model.load_state_dict(state.weights)
             self._stepper.load_state_dict(state.optimiser)
         except (KeyError, RuntimeError, ValueError) as error:
             raise QuaverError(
-                f"training: the checkpoint in {directory} is of another program (commit "
-                f"{state.git_commit}): {' '.join(str(error).split())}; train anew"
+                f"training: the checkpoint is of another program (commit {state.git_commit}): "
+                f"{' '.join(str(error).split())}; train anew"
             ) from error
         self._epoch, self._batch = state.epoch, state.batch
         self._loss_sum, self._norm_sum, self._rows = state.loss_sum, state.norm_sum, state.rows
         self._best_value_bps, self._best_epoch = state.best_value_bps, state.best_epoch
-        self._best_weights, self._history = state.best_weights, state.history
+        self._best_weights = state.best_weights
         torch.set_rng_state(state.rng)
 
     def epoch(self) -> EpochMetrics | None:
         """Train the rest of an epoch and validate; None if it was asked to stop before the end."""
         epoch = self._epoch + 1
-        stopped = not self._train(epoch)
-        if not np.isfinite(self._loss_sum):
-            raise QuaverError(
-                f"training: the loss is not finite in epoch {epoch}; lower learning_rate "
-                f"({self._config.learning_rate})"
-            )
-        found = None if stopped else self._validate(epoch)
+        found = self._validate(epoch) if self._train(epoch) else None
         if found is None:
             return None
         (loss, accuracy, value_bps, oracle_bps), look = found
-        self._history += (look,)
         train_loss, gradient_norm = self._loss_sum / self._rows, self._norm_sum / self._rows
         learning_rate = self._stepper.learning_rate
         self._stepper.end_epoch(value_bps)
@@ -201,7 +191,7 @@ class _Run:
             learning_rate=learning_rate,
             gradient_norm=gradient_norm,
             is_last=self.state().is_finished,
-            history=self._history,
+            look=look,
         )
 
     def _train(self, epoch: int) -> bool:
@@ -217,12 +207,24 @@ class _Run:
                 loss, _ = self._loss(batch)
                 loss.backward()
                 self._norm_sum += self._stepper.step() * len(batch)
+            self._require_finite(loss, batch, epoch)
             self._loss_sum += float(loss.detach()) * len(batch)
             self._rows += len(batch)
             self._batch += 1
             if self._should_stop():
                 return False
         return True
+
+    def _require_finite(self, loss: Tensor, batch: Samples, epoch: int) -> None:
+        if loss.isfinite():
+            return
+        inputs = self._model.scaled(*features_of(batch)[:4])
+        if not all(bool(part.isfinite().all()) for part in inputs):
+            raise QuaverError("training: inputs of train are not finite; build the samples anew")
+        raise QuaverError(
+            f"training: the loss is not finite in epoch {epoch}; lower learning_rate "
+            f"({self._config.learning_rate})"
+        )
 
     def _validate(self, epoch: int) -> tuple[list[float], Look] | None:
         """Return mean loss, accuracy, value and the oracle's; None if it was asked to stop."""
@@ -273,41 +275,4 @@ def features_of(samples: Samples) -> tuple[Tensor, ...]:
         torch.from_numpy(samples.asks).float(),
         torch.from_numpy(samples.signals).float(),
         torch.from_numpy(samples.product).long(),
-    )
-
-
-def _check(name: str, part: Part, config: TrainConfig) -> None:
-    """Raise a QuaverError where a part cannot be trained on."""
-    if not len(part):
-        raise QuaverError(f"training: no labelled {name} samples; use a longer recording")
-    unknown = sum(int((~np.isfinite(v).all(axis=1)).sum()) for v in part.column("label"))
-    if unknown:
-        raise QuaverError(
-            f"training: {unknown} of {len(part)} {name} samples have labels that are no numbers; "
-            "leave them out (Part.of does) or build the samples anew"
-        )
-    found = part.products()
-    if found[0] < 0 or found[-1] >= config.model.products:
-        raise QuaverError(
-            f"training: {name} samples name product {found[-1]}, but the model knows "
-            f"{config.model.products} products"
-        )
-
-
-def _check_same_config(known: TrainConfig, given: TrainConfig, directory: Path) -> None:
-    """Raise a QuaverError unless a run of `known` may go on as one of `given`.
-
-    Epochs may be added, but not where the learning rate depends on how many there are.
-    """
-    free = () if given.schedule in ("cosine", "one_cycle") else ("epochs",)
-    differing = [
-        field
-        for field in given.__struct_fields__
-        if field not in free and getattr(known, field) != getattr(given, field)
-    ]
-    if not differing:
-        return
-    raise QuaverError(
-        f"training: the checkpoint in {directory} is of another configuration: other "
-        f"{', '.join(differing)}; train anew, or with its configuration"
     )

@@ -19,7 +19,7 @@ from tune.config import TrainConfig
 from tune.search import configured
 from tune.spot import Notice, SpotConfig
 from tune.training import EpochMetrics, train
-from tune.trial_state import Epoch, TrialFile, as_directory
+from tune.trial_state import Epoch, TrialFile
 
 
 def run_trial(
@@ -43,8 +43,7 @@ def run_trial(
     known = file.read()
     epochs = known.epochs if known else ()
     # Tune may not have heard of all: its driver, or the last worker, died before.
-    for epoch in epochs:
-        _report(epoch)
+    _report(epochs)
     begun = time.monotonic()
 
     def on_epoch(metrics: EpochMetrics, state: TrainState) -> None:
@@ -52,31 +51,36 @@ def run_trial(
         epochs += (Epoch(metrics, time.monotonic() - begun),)
         begun = time.monotonic()
         file.write(state, epochs)
-        _report(epochs[-1])
+        _report(epochs, since=len(epochs) - 1)
 
     with Notice(spot) as notice:
         finished = False
         while not finished:
-            with as_directory(known) as directory:
-                state = train(
-                    Part(opened, train_rows),
-                    Part(opened, validation_rows),
-                    configured(train_config, config["trial"]["params"]),
-                    resume_from=directory,
-                    on_epoch=on_epoch,
-                    should_stop=notice.take,
-                )
+            state = train(
+                Part(opened, train_rows),
+                Part(opened, validation_rows),
+                configured(train_config, config["trial"]["params"]),
+                resume_from=known.content if known else None,
+                on_epoch=on_epoch,
+                should_stop=notice.take,
+            )
             finished = state.is_finished
             if not finished:
                 # The machine ends soon. Until then training goes on: it may reach its next epoch.
                 file.write(state, epochs)
                 known = file.read()
-                epochs = known.epochs if known else ()
+                told, epochs = len(epochs), known.epochs if known else ()
+                _report(epochs, since=told)
 
 
-def _report(epoch: Epoch) -> None:
-    # Tune would count both from nothing again in each new worker.
-    counted = {"training_iteration": epoch.metrics.epoch, "time_this_iter_s": epoch.seconds}
-    # TensorBoard draws lists, and takes a tuple for what it is: not for it.
-    looks = {"history": tuple(msgspec.structs.astuple(look) for look in epoch.metrics.history)}
-    ray_tune.report(msgspec.structs.asdict(epoch.metrics) | looks | counted)
+def _report(epochs: tuple[Epoch, ...], since: int = 0) -> None:
+    """Tell Tune of the epochs from `since` on, each with the looks of all up to it."""
+    for index in range(since, len(epochs)):
+        metrics, seconds = epochs[index].metrics, epochs[index].seconds
+        # Tune would count both from nothing again in each new worker.
+        counted = {"training_iteration": metrics.epoch, "time_this_iter_s": seconds}
+        looks = tuple(msgspec.structs.astuple(epoch.metrics.look) for epoch in epochs[: index + 1])
+        told = {**msgspec.structs.asdict(metrics), **counted}
+        del told["look"]
+        # TensorBoard draws lists, and takes a tuple for what it is: not for it.
+        ray_tune.report({**told, "history": looks})

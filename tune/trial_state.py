@@ -5,20 +5,18 @@ moment that it is written (Tune's counts once the driver has noted it down), can
 middle of an epoch, and a server that is away is waited for.
 """
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import hashlib
 
 import msgspec
 
 from actors.patience import patiently
 from actors.store import Store
 from market.errors import QuaverError
-from tune.checkpoint import STATE_FILE, TrainState, load_state, save_state
+from tune.checkpoint import TrainState, pack, unpack
 from tune.training import EpochMetrics
 
 FILE = "state.msgpack"
+_SHA256_BYTES = 32
 
 
 class Epoch(msgspec.Struct, frozen=True):
@@ -34,7 +32,7 @@ class TrialState(msgspec.Struct, frozen=True):
     epoch: int
     batch: int
     epochs: tuple[Epoch, ...]
-    content: bytes  # As `checkpoint.save_state` writes it.
+    content: bytes  # Of `checkpoint.pack`.
 
 
 class TrialFile:
@@ -55,22 +53,15 @@ class TrialFile:
     def load(self) -> TrainState | None:
         """Return the training run of the state; None and QuaverError as in `read`."""
         known = self.read()
-        if known is None:
-            return None
-        with as_directory(known) as directory:
-            assert directory is not None
-            return load_state(directory)
+        return None if known is None else unpack(known.content)
 
     def write(self, state: TrainState, epochs: tuple[Epoch, ...]) -> None:
         """Put a state in place, unless there is one that is further.
 
         Two may write: a machine that was given up for lost may still train.
         """
-        with tempfile.TemporaryDirectory() as directory:
-            save_state(state, Path(directory))
-            content = (Path(directory) / STATE_FILE).read_bytes()
-        mine = TrialState(state.epoch, state.batch, epochs, content)
-        encoded = msgspec.msgpack.encode(mine)
+        mine = TrialState(state.epoch, state.batch, epochs, pack(state))
+        encoded = encode(mine)
 
         def further(before: bytes | None) -> bytes:
             known = None if before is None else self._decoded(before)
@@ -83,20 +74,24 @@ class TrialFile:
 
     def _decoded(self, content: bytes) -> TrialState:
         try:
-            return msgspec.msgpack.decode(content, type=TrialState)
-        except msgspec.DecodeError as e:
+            return decode(content)
+        except ValueError as e:
             raise QuaverError(
                 f"{self._path} under {self._store.root} is damaged or of another version ({e}); "
                 "sweep again, under another name"
             ) from None
 
 
-@contextmanager
-def as_directory(known: TrialState | None) -> Iterator[Path | None]:
-    """Give a directory of `checkpoint.save_state` for a while; None for no state."""
-    if known is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / STATE_FILE).write_bytes(known.content)
-        yield Path(directory)
+def encode(state: TrialState) -> bytes:
+    """Return the content of a file: its SHA-256, by which any damage is found, and the state."""
+    encoded = msgspec.msgpack.encode(state)
+    return hashlib.sha256(encoded).digest() + encoded
+
+
+def decode(content: bytes) -> TrialState:
+    """Return the state of a file; ValueError where it is damaged or of another version."""
+    view = memoryview(content)
+    digest, encoded = view[:_SHA256_BYTES], view[_SHA256_BYTES:]
+    if hashlib.sha256(encoded).digest() != digest:
+        raise ValueError("its SHA-256 does not agree")
+    return msgspec.msgpack.decode(encoded, type=TrialState)

@@ -35,7 +35,7 @@ def row(name: str, value_bps: float | None, epochs: int = 8, **more: object) -> 
         learning_rate=0.001,
         gradient_norm=1.0,
         is_last=True,
-        history=(Look(0.0, 9, 0.0, 0.0, 3.0, 0.0),),
+        look=Look(0.0, 9, 0.0, 0.0, 3.0, 0.0),
     )
     fields = {"stopped_early": False, "seconds": 12.3} | more
     return TrialResult(name=name, params={}, metrics=metrics or None, **fields)

@@ -25,7 +25,7 @@ from tune.config import SweepConfig, TrainConfig
 from tune.models import SeedConfig
 from tune.spot import SpotConfig
 from tune.sweep import run_sweep
-from tune.trial_state import FILE, TrialState
+from tune.trial_state import FILE, decode
 
 NAME, EPOCHS = "spot", 20
 CONFIG = SweepConfig(
@@ -91,7 +91,7 @@ def progress_of(content: bytes | None) -> tuple[int, int]:
     """Return how many epochs a state has, and how many batches of the next."""
     if content is None:
         return 0, 0
-    state = msgspec.msgpack.decode(content, type=TrialState)
+    state = decode(content)
     return state.epoch, state.batch
 
 

@@ -1,7 +1,6 @@
 """Trees grown by LightGBM give as tensors what they give there, and need it no more."""
 
 import sys
-from pathlib import Path
 
 import lightgbm
 import msgspec
@@ -15,7 +14,7 @@ from market.errors import QuaverError
 from tests.tune.conftest import PRODUCTS, planted
 from tune import boosted, training
 from tune.boosted import BoostedConfig, BoostedModel, Draws, boost
-from tune.checkpoint import ModelMeta, export, load_model, load_state, save_state
+from tune.checkpoint import ModelMeta, export, load_model, pack, unpack
 from tune.config import TrainConfig
 from tune.evaluate import captured, choices, fraction, predict
 from tune.models import build
@@ -130,15 +129,15 @@ def test_an_epoch_draws_other_rows_and_uses_them_once() -> None:
 
 
 @pytest.mark.parametrize("asked", [1, 2, 3])  # After growing, after validation, after growing.
-def test_a_run_that_was_stopped_grows_no_tree_twice(asked: int, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_grows_no_tree_twice(asked: int) -> None:
     config = _config(rows=500)
     whole = training.train(*_parts(), config)
     countdown = iter([False] * (asked - 1) + [True])
     stopped = training.train(*_parts(), config, should_stop=lambda: next(countdown))
     assert not stopped.is_finished
-    save_state(stopped, tmp_path)
-    assert len(load_state(tmp_path).weights["leaf"]) == 6 * (1 + (asked == 3))
-    resumed = training.train(*_parts(), config, resume_from=tmp_path)
+    content = pack(stopped)
+    assert len(unpack(content).weights["leaf"]) == 6 * (1 + (asked == 3))
+    resumed = training.train(*_parts(), config, resume_from=content)
     assert resumed.weights.keys() == whole.weights.keys()
     for name, tensor in whole.weights.items():
         assert torch.equal(resumed.weights[name], tensor), name

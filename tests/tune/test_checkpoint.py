@@ -12,8 +12,10 @@ from datasets.batches import Part
 from datasets.recipe import Recipe
 from market.actions import Fees
 from market.errors import QuaverError
+from tune import checkpoint
 from tune.checkpoint import ModelMeta, export, load_model
 from tune.evaluate import predict
+from tune.models import build
 from tune.training import train
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
@@ -82,3 +84,30 @@ def test_disagreements_are_refused(exported, small) -> None:
     diverged = {**weights, "head.bias": torch.full((5,), torch.nan)}
     with pytest.raises(QuaverError, match="not finite"):
         export(diverged, meta)
+
+
+def test_a_hostile_header_is_refused_before_anything_is_made_of_it(
+    exported, small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, meta, weights = exported
+    deep = b"[" * 200_000
+    with pytest.raises(QuaverError, match="damaged or no model file"):
+        load_model(len(deep).to_bytes(8, "little") + deep)
+
+    def without_memory(*of: object) -> object:
+        assert torch.get_default_device().type == "meta"
+        return build(*of)
+
+    monkeypatch.setattr(checkpoint, "build", without_memory)
+    for sizes in (
+        {"products": 2},
+        {"lstm_hidden": 10**9},
+        {"products": 10**12},
+        {"products": 10**20},
+    ):
+        model = msgspec.structs.replace(small.model, **sizes)
+        with pytest.raises(QuaverError, match="do not fit its header"):
+            load_model(export(weights, msgspec.structs.replace(meta, model=model)))
+    two = msgspec.structs.replace(meta, products=PRODUCTS[:2], trained=())
+    with pytest.raises(QuaverError, match="of 3 products, which names 2"):
+        load_model(export(weights, two))

@@ -166,3 +166,9 @@ def test_a_warm_up_that_never_ends_is_refused() -> None:
         msgspec.ValidationError, match=r"warm_up_epochs \(3.0\) must be less than epochs \(3\)"
     ):
         msgspec.convert({"epochs": 3, "warm_up_epochs": 3.0}, TrainConfig)
+
+
+def test_a_cycle_may_rise_within_one_batch() -> None:
+    config = _config(schedule="one_cycle", warm_up_epochs=1 / EPOCH_BATCHES)
+    rates = _rates(config, [0.0] * EPOCHS)
+    assert max(rates) == pytest.approx(RATE, rel=0.01)

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayTaskError
 
-from tune.own_errors import MAX_DEATHS, OwnErrors, reason
+from tune.own_errors import MAX_DEATHS, OwnErrors, kills_are_deaths, reason
 
 LOST = ActorUnavailableError("the node is gone", None)
 LOST_TOO = RayActorError(error_msg="The actor died because its node has died.")
 DIED = RayActorError(error_msg="The actor is dead because its worker process has died. Worker exit")
+KILLED = RayActorError(error_msg="1 worker(s) were killed due to the node running low on memory.")
 OWN = RayTaskError("train", "Traceback: the loss is not finite", ValueError("not finite"))
 BROKEN = RayActorError(error_msg="cannot be imported there", actor_init_failed=True)
 
@@ -59,17 +61,18 @@ def test_lost_machines_are_not_counted(tune: Tune) -> None:
     assert not tune.ended
 
 
-def test_a_trial_that_kills_its_workers_is_given_up(tune: Tune) -> None:
+@pytest.mark.parametrize("death", [DIED, KILLED])
+def test_a_trial_that_kills_its_workers_is_given_up(tune: Tune, death: Exception) -> None:
     for epoch in range(1, 4):
         for _ in range(MAX_DEATHS - 1):
-            tune.fail(DIED)
+            tune.fail(death)
         tune.report(epoch)
     for _ in range(MAX_DEATHS):
-        tune.fail(DIED)
+        tune.fail(death)
         assert not tune.ended
-    tune.fail(DIED)
+    tune.fail(death)
     assert tune.ended
-    assert "memory" in reason(DIED)
+    assert "memory" in reason(death)
 
 
 @pytest.mark.parametrize("error", [OWN, BROKEN])
@@ -104,3 +107,32 @@ def test_a_sweep_that_goes_on_begins_anew_with_a_trial_that_has_ended(tune: Tune
     again = OwnErrors(1)
     again.on_trial_start(0, [tune.trial], tune.trial)
     assert tune.trial.max_failures == -1
+
+
+@pytest.mark.parametrize("error", [LOST, LOST_TOO, DIED, KILLED, BROKEN])
+def test_a_worker_that_is_lost_before_its_trial_has_ever_started_is_restarted(
+    tmp_path: Path, error: Exception
+) -> None:
+    """Tune calls on_trial_start only once the worker is up."""
+    tune = Tune(tmp_path, 1)
+    tune.fail(error)
+    assert not tune.ended
+
+
+def test_a_worker_that_ray_kills_for_memory_is_one_that_has_died() -> None:
+    """Ray's own error for it would end Tune's loop, or its words be lost."""
+    seen: list[Exception] = []
+    tracked: Any = SimpleNamespace(
+        actor_id="one", _on_error=lambda _, error: seen.append(error), _tracked_actor=None
+    )
+    tracked._tracked_actor = tracked
+    manager: Any = RayActorManager(resource_manager=SimpleNamespace())
+    manager._cleanup_actor = lambda **_: None
+    killed = OutOfMemoryError(str(KILLED))
+    with kills_are_deaths():
+        manager._actor_start_failed(tracked_actor=tracked, exception=killed)
+        manager._actor_task_failed(tracked_actor_task=tracked, exception=killed)
+    assert [type(error) for error in seen] == [RayActorError] * 3
+    assert {str(error) for error in seen} == {str(KILLED)}
+    with pytest.raises(RuntimeError):
+        manager._actor_task_failed(tracked_actor_task=tracked, exception=killed)

@@ -56,17 +56,19 @@ def sweep(make_samples, small, tmp_path, tmp_path_factory) -> dict[str, Any]:
     }
 
 
-def by_hand(sweep: dict[str, Any]) -> list[tuple[str, EpochMetrics]]:
-    """Return the trials and their last metrics as they are without Tune and without a kill."""
+def by_hand(sweep: dict[str, Any]) -> list[tuple[str, list[EpochMetrics]]]:
+    """Return the trials and the metrics of their epochs, without Tune and without a kill."""
     config, parts = sweep["config"], trained_on(sweep["samples"].open(), sweep["splits"])
     scheduler, known = Halving(config), []
     for index in range(trials(config)):
         tried = trial_config(config, index, known)
         run = OneTrial(config=tried, trial_id=str(index), status=Trial.RUNNING, last_result=None)
+        run.metrics = []
         scheduler.on_trial_add(None, run)
 
         def judge(metrics: EpochMetrics, _: object, run: OneTrial = run) -> None:
-            run.metrics, run.last_result = metrics, msgspec.structs.asdict(metrics)
+            run.metrics.append(metrics)
+            run.last_result = msgspec.structs.asdict(metrics)
             if scheduler.on_trial_result(None, run, run.last_result) == TrialScheduler.STOP:
                 raise StopIteration
 
@@ -113,13 +115,15 @@ def test_a_search_whose_driver_is_killed_ends_as_an_undisturbed_one(
     assert seen[-1].finished_trials == 6
     assert max(now.running_trials for now in seen) == 1
     wanted = by_hand(sweep)
-    assert [(row.name, row.metrics) for row in result.trials] == wanted
+    assert [(row.name, row.metrics) for row in result.trials] == [
+        (name, epochs[-1]) for name, epochs in wanted
+    ]
     assert any(row.stopped_early for row in result.trials)
     states = (tmp_path / "runs" / "search").glob(f"*/{FILE}")
     assert {path.parent.name for path in states} == {name for name, _ in wanted}
-    looks = [look for _, metrics in wanted for look in metrics.history]
-    _, best = max(wanted, key=lambda row: row[1].best_value_bps)
-    assert result.significance == significance(looks, best.history[best.best_epoch - 1], 6)
+    looks = [metrics.look for _, epochs in wanted for metrics in epochs]
+    best = max((epochs for _, epochs in wanted), key=lambda epochs: epochs[-1].best_value_bps)
+    assert result.significance == significance(looks, best[best[-1].best_epoch - 1].look, 6)
     stored = msgspec.json.decode(
         (tmp_path / "runs" / "search" / "results.json").read_bytes(), type=SweepResult
     )

@@ -1,6 +1,13 @@
 """A spot notice is seen in each of its forms, and saves a trial at its batch."""
 
+import contextlib
+import errno
+import io
+import socket
+import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -41,6 +48,10 @@ def test_a_notice_at_the_metadata_address_is_taken_once() -> None:
             assert not notice.take()
             server.notice()
             assert taken(notice)
+            while server.asked.acquire(blocking=False):
+                pass
+            for _ in range(3):
+                assert server.asked.acquire(timeout=_WAIT_S)
             assert not notice.take()
 
 
@@ -136,6 +147,22 @@ def assert_as_undisturbed(arguments: dict) -> None:
         assert all(torch.equal(mine[name], other[name]) for name in mine)
 
 
+class InMemory(Store):
+    """What a bucket is to a full machine."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self._files: dict[str, bytes] = {}
+
+    def read(self, path: str) -> bytes:
+        if path not in self._files:
+            raise FileNotFoundError(path)
+        return self._files[path]
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
+        self._files[path] = change(self._files.get(path))
+
+
 class Lost(Exception):
     """The machine is gone."""
 
@@ -201,10 +228,20 @@ def test_a_machine_that_was_given_up_for_lost_does_not_set_its_trial_back(
     assert store.read(f"{FOLDER}/one/{FILE}") == content
 
 
-def test_a_damaged_state_is_named(arguments) -> None:
-    arguments["store"].write(f"{FOLDER}/one/{FILE}", b"\x93half")
-    with pytest.raises(QuaverError, match=r"runs/grid/one/state.msgpack .* is damaged"):
-        run_trial(**arguments)
+def test_any_damage_to_a_state_is_named(arguments, reports) -> None:
+    run_trial(**arguments)
+    store, path = arguments["store"], f"{FOLDER}/one/{FILE}"
+    content = store.read(path)
+    weights = TrialFile(store, f"{FOLDER}/one").load().weights["head.weight"].numpy().tobytes()
+    places = (3, content.index(b"train_loss"), content.index(weights) + 3, len(content) - 1)
+    flipped = []
+    for place in places:
+        flipped.append(bytearray(content))
+        flipped[-1][place] ^= 1
+    for damaged in (b"", b"\x93half", content[:-100], *flipped):
+        store.write(path, bytes(damaged))
+        with pytest.raises(QuaverError, match=r"runs/grid/one/state.msgpack .* is damaged"):
+            run_trial(**arguments)
 
 
 def test_a_server_that_is_away_is_waited_for(arguments, reports, monkeypatch) -> None:
@@ -231,3 +268,98 @@ def test_a_server_that_is_away_is_waited_for(arguments, reports, monkeypatch) ->
     assert len([call for call in failures if call]) == 2 * 4
     arguments["store"] = real
     assert_as_undisturbed(arguments)
+
+
+def test_epochs_that_another_worker_has_saved_meanwhile_are_reported_too(
+    arguments, reports, monkeypatch, tmp_path
+) -> None:
+    """A worker given up for lost ends the last epoch, in which this one has its notice."""
+    ahead = {**arguments, "store": Store(str(tmp_path / "ahead"))}
+    run_trial(**ahead)
+    del reports[:]
+    asked = []
+
+    class Noticed(Notice):
+        def take(self) -> bool:
+            asked.append(None)
+            if len(asked) != 9 * 2 + 3:  # The third batch of the third epoch.
+                return False
+            path = f"{FOLDER}/one/{FILE}"
+            arguments["store"].write(path, ahead["store"].read(path))
+            return True
+
+    monkeypatch.setattr(trial, "Notice", Noticed)
+    run_trial(**arguments)
+    assert reports == [1, 2, 3]
+
+
+def test_a_metadata_service_that_once_answers_nonsense_is_asked_again() -> None:
+    for nonsense in (
+        b"SSH-2.0-x\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 30\r\n\r\ncut",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n\xff\xfe",
+    ):
+        answers = iter([nonsense])
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def serve(server: socket.socket = server, answers: Iterator[bytes] = answers) -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        connection, _ = server.accept()
+                        with connection:
+                            connection.recv(65536)
+                            good = b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\ntoken"
+                            connection.sendall(next(answers, good))
+
+            threading.Thread(target=serve, daemon=True).start()
+            url = f"http://127.0.0.1:{server.getsockname()[1]}"
+            with Notice(SpotConfig(metadata_url=url, poll_s=0.01)) as notice:
+                assert taken(notice), nonsense
+            server.shutdown(socket.SHUT_RDWR)
+
+
+def test_no_temporary_folder_is_needed_to_save_and_go_on(arguments, reports, monkeypatch) -> None:
+    """That of a worker's machine may be full."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("mkdtemp", "mkstemp"):
+        monkeypatch.setattr(tempfile, name, full)
+    real = torch.save
+
+    def in_memory(content, target) -> None:
+        assert isinstance(target, io.BytesIO)
+        real(content, target)
+
+    monkeypatch.setattr(torch, "save", in_memory)
+    arguments["store"] = InMemory(arguments["store"].root)
+    run_trial(**arguments)
+    run_trial(**arguments)
+    assert reports == [1, 2, 3] * 2
+
+
+def test_each_report_holds_the_looks_of_all_epochs_up_to_its_own(arguments, monkeypatch) -> None:
+    told: list[dict] = []
+    monkeypatch.setattr(trial.ray_tune, "report", told.append)
+    run_trial(**arguments)
+    run_trial(**arguments)
+    assert told[3:] == told[:3]
+    _, history = undisturbed(arguments)
+    for index, report in enumerate(told[:3]):
+        looks = [msgspec.structs.astuple(metrics.look) for metrics in history[: index + 1]]
+        assert list(report["history"]) == looks
+
+
+def test_a_second_notice_is_taken_once_the_first_was_withdrawn(tmp_path: Path) -> None:
+    file = tmp_path / "notice"
+    file.touch()
+    with MetadataServer() as server:
+        # It is asked only while there is no file.
+        config = SpotConfig(metadata_url=server.url, notice_file=str(file), poll_s=0.01)
+        with Notice(config) as notice:
+            assert taken(notice)
+            file.unlink()
+            assert server.asked.acquire(timeout=_WAIT_S)
+            file.touch()
+            assert taken(notice)

@@ -3,10 +3,12 @@
 Each node is a raylet with its workers on this machine; losing it is a SIGKILL of all of them.
 """
 
+import contextlib
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,6 +93,16 @@ class Machines:
         note(self._log, time.time(), "node lost")
         self._cluster.remove_node(node, allow_graceful=False)
 
+    def freeze(self, node: Any) -> list[psutil.Process]:
+        """Silence a machine until its processes are resumed; they are returned."""
+        raylet = psutil.Process(_raylet(node).pid)
+        family = [raylet, *raylet.children(recursive=True)]
+        for member in family:
+            member.suspend()
+        self.running.remove(node)
+        note(self._log, time.time(), "node silent")
+        return family
+
     def end(self) -> None:
         """End all of it."""
         self._cluster.shutdown()
@@ -166,6 +178,23 @@ class Sweep:
         finally:
             file.unlink()
             allowance(str(self.log)).write_text("0")
+
+    def stopped(self) -> dict[str, Any]:
+        """Wait until both workers wait for leave to save, and hold no lock; return one's state."""
+        until = time.monotonic() + _STALLED_S
+        while True:
+            ready, saved = self.lines("ready"), self.lines("saved")
+            done = [(line["pid"], line["trial"], line["of"]) for line in saved]
+            waiting = [
+                line
+                for line in ready
+                if (line["pid"], line["trial"], line["of"]) not in done
+                and psutil.pid_exists(line["pid"])
+            ]
+            if len(waiting) > 1 and len(saved) >= int(allowance(str(self.log)).read_text()):
+                return waiting[-1]
+            assert time.monotonic() < until, f"nothing happens: {self.said()}"
+            time.sleep(0.02)
 
     def _awaited(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         before, until = len(self.lines("saved")), time.monotonic() + _STALLED_S
@@ -247,6 +276,20 @@ def assert_as_undisturbed(root: str) -> None:
             model, _ = load_model(store.read(result.model_path), products=PRODUCTS)
             for name, tensor in model.state_dict().items():
                 assert torch.equal(expected.best_weights[name], tensor), name
+        assert _drawn(store, f"runs/{NAME}/{row.name}") == list(range(1, EPOCHS + 1))
+
+
+def _drawn(store: Store, folder: str) -> list[int]:
+    """Return the steps that TensorBoard shows of a trial."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with tempfile.TemporaryDirectory() as copy:
+        for path in store.files(folder):
+            if ".tfevents." in path:
+                Path(copy, Path(path).name).write_bytes(store.read(path))
+        events = EventAccumulator(copy)
+        events.Reload()
+        return [event.step for event in events.Scalars("ray/tune/train_loss")]
 
 
 def test_a_sweep_outlives_all_that_it_loses(
@@ -308,5 +351,30 @@ def test_a_server_that_is_away_when_a_sweep_ends_is_waited_for(
     s3_server.kill9()
     time.sleep(SHORT_OUTAGE_S)
     s3_server.restart()
+    sweep.finished()
+    assert_as_undisturbed(root)
+
+
+@pytest.mark.parametrize("root", ["folder"], indirect=True)
+def test_a_machine_that_was_given_up_and_wakes_up_changes_nothing(
+    sweep: Sweep, machines: Machines, root: str
+) -> None:
+    """Its trial is taken over while it is silent; it may still save and report."""
+    allowance(str(sweep.log)).write_text("0")
+    sweep.start()
+    sweep.progressed()
+    mine = sweep.stopped()
+    silent = machines.freeze(machines.of(mine["pid"]))
+    try:
+        machines.add()
+        while True:
+            other = sweep.progressed()
+            if other["trial"] == mine["trial"] and other["pid"] != mine["pid"]:
+                break
+    finally:
+        for member in silent:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.resume()
+    allowance(str(sweep.log)).unlink()
     sweep.finished()
     assert_as_undisturbed(root)

@@ -14,7 +14,10 @@ import msgspec
 import numpy as np
 import pyarrow.fs
 import pytest
+import ray
 import torch
+from ray.air.execution._internal import event_manager
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
 from actors.store import Store
 from datasets.recipe import Recipe
@@ -26,6 +29,7 @@ from market.actions import Fees
 from market.errors import QuaverError
 from market.features import Features
 from tune import own_errors, run_folder
+from tune import sweep as sweep_module
 from tune.checkpoint import load_model
 from tune.config import SweepConfig
 from tune.run_folder import trained_on
@@ -132,6 +136,18 @@ class Deadly(Store):
         super().update(path, change)
 
 
+class Fatal(Store):
+    """A folder that no worker survives getting."""
+
+    def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
+        return (_die_unless, (os.getpid(),))
+
+
+def _die_unless(pid: int) -> None:
+    if os.getpid() != pid:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _stopped(**sweep) -> str:
     """Run a sweep that is stopped, and return the message of its error."""
     message = ""
@@ -219,7 +235,8 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
     parts = trained_on(sweep["samples"].open(), sweep["splits"])
     for index, row in enumerate(result.trials):
         steps = [step for step, _ in _scalars(folder / row.name, "train_loss")]
-        assert sorted(set(steps)) == list(range(1, epochs + 1))
+        # All of them: what the first driver had not yet brought to the root is told anew.
+        assert steps == list(range(1, epochs + 1))
         undisturbed = []
         state = train(
             *parts,
@@ -296,3 +313,67 @@ def test_refusals_before_anything_starts(sweep, tmp_path) -> None:
         with pytest.raises(QuaverError, match=message):
             run_sweep(**{**sweep, **change})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_part_without_labels_is_refused_before_anything_starts(
+    sweep, make_samples, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_module, "_nodes", lambda: [{"CPU": 1.0}])
+    monkeypatch.setattr(sweep_module, "_fitted", lambda *_: pytest.fail("trials were started"))
+    samples = make_samples(2000)
+    beats = sweep["samples"].open().beat[sweep["splits"]["validation"]]  # By product, not in time.
+    samples.label[np.isin(samples.beat, beats)] = np.nan
+    sweep["samples"] = under(tmp_path / "data", samples)
+    with pytest.raises(QuaverError, match="no labelled validation"):
+        run_sweep(**sweep)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_trial_whose_workers_ray_kills_for_memory_is_a_row_of_the_table(
+    ray_local, sweep, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray kills by what the whole machine uses; here workers die, with the error that it gives."""
+    real = ray.get
+
+    def get(refs, **options):
+        try:
+            return real(refs, **options)
+        except RayActorError as error:
+            text = "1 worker(s) were killed due to the node running low on memory."
+            raise OutOfMemoryError(text) from error
+
+    monkeypatch.setattr(event_manager.ray, "get", get)
+    monkeypatch.setattr(own_errors, "MAX_DEATHS", 2)
+    result = run_sweep(**{**sweep, "store": Deadly(str(tmp_path))})
+    assert "want of memory" in result.trials[0].error
+    assert [row.metrics and row.metrics.epoch for row in result.trials] == [None, 2]
+
+
+@pytest.mark.slow
+def test_a_trial_whose_workers_never_start_is_given_up(
+    ray_local, sweep, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_errors, "MAX_DEATHS", 1)
+    sweep["config"] = msgspec.structs.replace(sweep["config"], space={})
+    message = _stopped(**{**sweep, "store": Fatal(str(tmp_path))})
+    assert re.search("all 1 trials of grid failed, first 00: its workers died", message)
+
+
+def test_an_error_of_ray_that_tune_does_not_know_is_no_traceback(
+    sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[None] = []
+
+    class Tuner:
+        def fit(self) -> None:
+            tried.append(None)
+            raise RuntimeError("Caught unexpected exception") from NodeDiedError("gone")
+
+    monkeypatch.setattr(sweep_module, "_tuner", lambda *_: Tuner())
+    monkeypatch.setattr(sweep_module, "answers", lambda *_: None)
+    sweep["store"].is_local = False  # Nor does it pass for an outage of a server.
+    args = (None, sweep["config"], sweep["store"], "grid", None, False)
+    with pytest.raises(QuaverError, match=r"was interrupted: Caught .*--resume"):
+        sweep_module._fitted(*args)
+    assert len(tried) == 1

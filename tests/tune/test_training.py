@@ -4,7 +4,6 @@ import dataclasses
 import re
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,8 +15,8 @@ from datasets.samples import Samples
 from market.errors import QuaverError
 from tune import training
 from tune.baselines import majority
-from tune.checkpoint import load_state, save_state
-from tune.config import OptimiserName, ScheduleName
+from tune.checkpoint import pack, unpack
+from tune.config import OptimiserName, ScheduleName, TrainConfig
 from tune.evaluate import evaluate, predict
 from tune.models import build
 from tune.objectives import Objective
@@ -96,16 +95,16 @@ def test_samples_without_labels_change_nothing(make_samples, small) -> None:
         assert torch.equal(with_gaps.weights[name], tensor), name
 
 
-def test_resume_is_bit_identical(make_samples, small, tmp_path: Path) -> None:
+def test_resume_is_bit_identical(make_samples, small) -> None:
     samples, validation = make_samples(700), make_samples(300, seed=3)
     config = msgspec.structs.replace(small, epochs=4)
     seen: list = []
 
+    packed: list[bytes] = []
+
     def keep(metrics, state) -> None:
         seen.append(metrics)
-        directory = tmp_path / str(metrics.epoch)
-        directory.mkdir()
-        save_state(state, directory)
+        packed.append(pack(state))
 
     whole = train(samples, validation, config, on_epoch=keep)
     assert [metrics.epoch for metrics in seen] == [1, 2, 3, 4]
@@ -116,7 +115,7 @@ def test_resume_is_bit_identical(make_samples, small, tmp_path: Path) -> None:
             samples,
             validation,
             config,
-            resume_from=tmp_path / str(epoch),
+            resume_from=packed[epoch - 1],
             on_epoch=lambda metrics, _, into=again: into.append(metrics),
         )
         assert again == seen[epoch:]
@@ -129,7 +128,7 @@ def test_resume_is_bit_identical(make_samples, small, tmp_path: Path) -> None:
 @pytest.mark.parametrize("optimiser", typing.get_args(OptimiserName))
 @pytest.mark.parametrize("schedule", typing.get_args(ScheduleName))
 def test_every_optimiser_and_schedule_resumes_bit_for_bit(
-    make_samples, small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser, schedule
+    make_samples, small, monkeypatch: pytest.MonkeyPatch, optimiser, schedule
 ) -> None:
     monkeypatch.setattr(training, "build", _with_dropout)  # Which draws from the generator.
     config = msgspec.structs.replace(
@@ -144,33 +143,29 @@ def test_every_optimiser_and_schedule_resumes_bit_for_bit(
     parts = make_samples(300), make_samples(100, seed=3)  # Five batches an epoch.
     whole: list = []
 
+    packed: list[bytes] = []
+
     def keep(metrics, state) -> None:
         whole.append(metrics)
-        directory = tmp_path / str(metrics.epoch)
-        directory.mkdir()
-        save_state(state, directory)
+        packed.append(pack(state))
 
     undisturbed = train(*parts, config, on_epoch=keep)
     asked = iter([False] * 7 + [True])
     stopped = train(*parts, config, should_stop=lambda: next(asked))
     assert (stopped.epoch, stopped.batch) == (1, 2)
-    (tmp_path / "stopped").mkdir()
-    save_state(stopped, tmp_path / "stopped")
-    for name, done in (("1", 1), ("2", 2), ("stopped", 1)):
+    for content, done in ((packed[0], 1), (packed[1], 2), (pack(stopped), 1)):
         seen: list = []
         resumed = train(
             *parts,
             config,
-            resume_from=tmp_path / name,
+            resume_from=content,
             on_epoch=lambda metrics, _, into=seen: into.append(metrics),
         )
         assert seen == whole[done:]
         assert_equal_states(resumed, undisturbed)
 
 
-def test_bfloat16_is_for_the_steps_alone_and_resumes_bit_for_bit(
-    make_samples, small, tmp_path: Path
-) -> None:
+def test_bfloat16_is_for_the_steps_alone_and_resumes_bit_for_bit(make_samples, small) -> None:
     parts = make_samples(700), make_samples(300, seed=3)
     small = msgspec.structs.replace(small, objective="mse")
     config = msgspec.structs.replace(small, precision="bfloat16")
@@ -186,8 +181,8 @@ def test_bfloat16_is_for_the_steps_alone_and_resumes_bit_for_bit(
     assert not torch.equal(whole.weights["head.weight"], plain.weights["head.weight"])
     assert whole.best_value_bps == pytest.approx(plain.best_value_bps, rel=0.05)
     asked = iter([False] * 7 + [True])
-    save_state(train(*parts, config, should_stop=lambda: next(asked)), tmp_path)
-    assert_equal_states(train(*parts, config, resume_from=tmp_path), whole)
+    content = pack(train(*parts, config, should_stop=lambda: next(asked)))
+    assert_equal_states(train(*parts, config, resume_from=content), whole)
 
 
 def _with_dropout(*args):
@@ -196,7 +191,7 @@ def _with_dropout(*args):
     return model
 
 
-def test_a_run_asked_to_stop_goes_on_from_that_batch(make_samples, small, tmp_path: Path) -> None:
+def test_a_run_asked_to_stop_goes_on_from_that_batch(make_samples, small) -> None:
     parts = make_samples(700), make_samples(300, seed=3)  # Six batches an epoch.
     whole: list = []
     undisturbed = train(*parts, small, on_epoch=lambda metrics, _: whole.append(metrics))
@@ -213,11 +208,10 @@ def test_a_run_asked_to_stop_goes_on_from_that_batch(make_samples, small, tmp_pa
         )
         assert next(asked, None) is None
         assert not state.is_finished
-        save_state(state, tmp_path)
-        resume_from = tmp_path
+        resume_from = pack(state)
     assert (state.epoch, state.batch) == (2, 1)
     resumed = train(
-        *parts, small, resume_from=tmp_path, on_epoch=lambda metrics, _: seen.append(metrics)
+        *parts, small, resume_from=resume_from, on_epoch=lambda metrics, _: seen.append(metrics)
     )
     assert resumed.is_finished
     assert seen == whole
@@ -225,7 +219,7 @@ def test_a_run_asked_to_stop_goes_on_from_that_batch(make_samples, small, tmp_pa
 
 
 def test_a_stop_during_validation_validates_anew(
-    make_samples, small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_samples, small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training.evaluate, "BATCH", 100)
     parts = make_samples(700), make_samples(300, seed=3)
@@ -234,16 +228,16 @@ def test_a_stop_during_validation_validates_anew(
     asked = iter([False] * 7 + [True])  # Six batches of train, the second of validation.
     state = train(*parts, small, should_stop=lambda: next(asked))
     assert (state.epoch, state.batch, state.rows) == (0, 6, 700)
-    save_state(state, tmp_path)
+    content = pack(state)
     seen: list = []
     resumed = train(
-        *parts, small, resume_from=tmp_path, on_epoch=lambda metrics, _: seen.append(metrics)
+        *parts, small, resume_from=content, on_epoch=lambda metrics, _: seen.append(metrics)
     )
     assert seen == whole
     assert_equal_states(resumed, undisturbed)
 
 
-def test_best_epoch_is_the_one_with_the_most_value(make_samples, small, tmp_path: Path) -> None:
+def test_best_epoch_is_the_one_with_the_most_value(make_samples, small) -> None:
     values = []
     weights = []
 
@@ -305,7 +299,7 @@ def test_each_epoch_has_its_own_order(make_samples, small, monkeypatch: pytest.M
 
 def _flat(metrics: EpochMetrics) -> dict[str, float]:
     fields = msgspec.structs.asdict(metrics)
-    look = fields.pop("history")[-1]
+    look = fields.pop("look")
     return fields | msgspec.structs.asdict(look)
 
 
@@ -334,9 +328,7 @@ def test_training_leaves_the_callers_generator_alone(make_samples, small) -> Non
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_training_ends_when_patience_does_and_resumes_the_same(
-    make_samples, small, tmp_path: Path
-) -> None:
+def test_training_ends_when_patience_does_and_resumes_the_same(make_samples, small) -> None:
     parts = make_samples(300), make_samples(200, seed=3)
     config = msgspec.structs.replace(small, epochs=30, learning_rate=0.1)
     values: list = []
@@ -346,12 +338,12 @@ def test_training_ends_when_patience_does_and_resumes_the_same(
     patient = msgspec.structs.replace(config, patience_epochs=2)
     seen: list = []
 
+    packed: list[bytes] = []
+
     def keep(metrics, state) -> None:
         seen.append(metrics)
         assert metrics.is_last == state.is_finished
-        directory = tmp_path / str(metrics.epoch)
-        directory.mkdir()
-        save_state(state, directory)
+        packed.append(pack(state))
 
     state = train(*parts, patient, on_epoch=keep)
     assert (state.epoch, state.best_epoch) == (best + 3, best + 1)
@@ -359,7 +351,7 @@ def test_training_ends_when_patience_does_and_resumes_the_same(
     assert [metrics.is_last for metrics in seen] == [False] * (best + 2) + [True]
     assert [metrics.validation_value_bps for metrics in seen] == values[: best + 3]
     for epoch in (1, best + 3):
-        resumed = train(*parts, patient, resume_from=tmp_path / str(epoch))
+        resumed = train(*parts, patient, resume_from=packed[epoch - 1])
         assert_equal_states(resumed, state)
 
 
@@ -388,7 +380,7 @@ def _learnt(weights) -> list[str]:
 
 
 def test_plateau_goes_by_the_validation_value_captured_and_remembers_it(
-    make_samples, small, tmp_path: Path
+    make_samples, small
 ) -> None:
     parts = make_samples(300), make_samples(200, seed=3)
     config = msgspec.structs.replace(
@@ -396,11 +388,11 @@ def test_plateau_goes_by_the_validation_value_captured_and_remembers_it(
     )
     seen: list = []
 
+    packed: list[bytes] = []
+
     def keep(metrics, state) -> None:
         seen.append(metrics)
-        directory = tmp_path / str(metrics.epoch)
-        directory.mkdir()
-        save_state(state, directory)
+        packed.append(pack(state))
 
     whole = train(*parts, config, on_epoch=keep)
     rate, waited = config.learning_rate, 0
@@ -411,15 +403,13 @@ def test_plateau_goes_by_the_validation_value_captured_and_remembers_it(
             rate, waited = rate / 2, 0
     assert rate < config.learning_rate
     for epoch in range(1, 12):
-        assert_equal_states(train(*parts, config, resume_from=tmp_path / str(epoch)), whole)
+        assert_equal_states(train(*parts, config, resume_from=packed[epoch - 1]), whole)
 
 
-def test_a_checkpoint_of_other_samples_products_or_features_is_refused(
-    make_samples, small, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_other_samples_products_or_features_is_refused(make_samples, small) -> None:
     samples, validation = make_samples(200), make_samples(100, seed=3)
     config = msgspec.structs.replace(small, epochs=1)
-    save_state(train(samples, validation, config), tmp_path)
+    content = pack(train(samples, validation, config))
     labels, products, features = (make_samples(200) for _ in range(3))
     labels.label[7, 3] += 1e-9
     products.product[7] = (products.product[7] + 1) % 3
@@ -427,22 +417,22 @@ def test_a_checkpoint_of_other_samples_products_or_features_is_refused(
     wider = dataclasses.replace(make_samples(200), signals=np.ones((200, 2)))
     for other in (labels, products, features, wider, make_samples(199)):
         with pytest.raises(QuaverError, match="of other samples or another split"):
-            train(other, validation, config, resume_from=tmp_path)
+            train(other, validation, config, resume_from=content)
     with pytest.raises(QuaverError, match="of other samples or another split"):
-        train(validation, samples, config, resume_from=tmp_path)
+        train(validation, samples, config, resume_from=content)
     more = msgspec.structs.replace(config.model, products=4)
     with pytest.raises(QuaverError, match="another configuration: other model;"):
         train(
             samples,
             validation,
             msgspec.structs.replace(config, model=more),
-            resume_from=tmp_path,
+            resume_from=content,
         )
-    assert train(samples, validation, config, resume_from=tmp_path).epoch == 1
+    assert train(samples, validation, config, resume_from=content).epoch == 1
 
 
 def test_a_checkpoint_that_another_program_wrote_is_refused_with_its_commit(
-    make_samples, small, tmp_path: Path
+    make_samples, small
 ) -> None:
     parts = make_samples(200), make_samples(100, seed=3)
     state = train(*parts, msgspec.structs.replace(small, epochs=1))
@@ -450,25 +440,23 @@ def test_a_checkpoint_that_another_program_wrote_is_refused_with_its_commit(
     for field, key in (("weights", "head.bias"), ("optimiser", "per_batch")):
         kept = getattr(state, field)
         setattr(state, field, {name: kept[name] for name in kept if name != key})
-        save_state(state, tmp_path)
+        content = pack(state)
         with pytest.raises(QuaverError, match=rf"another program \(commit abc\): .*{key}"):
-            train(*parts, small, resume_from=tmp_path)
+            train(*parts, small, resume_from=content)
         setattr(state, field, kept)
 
 
-def test_epochs_may_be_added_unless_the_schedule_counts_them(
-    make_samples, small, tmp_path: Path
-) -> None:
+def test_epochs_may_be_added_unless_the_schedule_counts_them(make_samples, small) -> None:
     parts = make_samples(200), make_samples(100, seed=3)
     for schedule in typing.get_args(ScheduleName):
         config = msgspec.structs.replace(small, schedule=schedule, epochs=2)
-        save_state(train(*parts, config), tmp_path)
+        content = pack(train(*parts, config))
         longer = msgspec.structs.replace(config, epochs=3)
         if schedule in ("cosine", "one_cycle"):
             with pytest.raises(QuaverError, match="another configuration: other epochs;"):
-                train(*parts, longer, resume_from=tmp_path)
+                train(*parts, longer, resume_from=content)
         else:
-            resumed = train(*parts, longer, resume_from=tmp_path)
+            resumed = train(*parts, longer, resume_from=content)
             assert_equal_states(resumed, train(*parts, longer))
 
 
@@ -492,7 +480,7 @@ def test_a_state_names_the_commit_of_the_program(make_samples, small) -> None:
     assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", found)
 
 
-def test_refusals(make_samples, small, tmp_path: Path) -> None:
+def test_refusals(make_samples, small) -> None:
     samples = make_samples(200)
     unlabelled = make_samples(200)
     unlabelled.label[:] = np.nan
@@ -504,24 +492,72 @@ def test_refusals(make_samples, small, tmp_path: Path) -> None:
         train(foreign, samples, small)
     broken = make_samples(200)
     broken.medians[0, 0] = np.nan
-    with pytest.raises(QuaverError, match="not finite in epoch 1"):
+    with pytest.raises(QuaverError, match="inputs of train are not finite"):
         train(broken, samples, small)
     state = train(samples, samples, msgspec.structs.replace(small, epochs=1))
-    save_state(state, tmp_path)
+    content = pack(state)
     other = msgspec.structs.replace(small, learning_rate=1e-3)
     with pytest.raises(QuaverError, match="another configuration"):
-        train(samples, samples, other, resume_from=tmp_path)
+        train(samples, samples, other, resume_from=content)
 
 
-def test_damaged_states_are_refused(make_samples, small, tmp_path: Path) -> None:
-    with pytest.raises(QuaverError, match="there is no"):
-        load_state(tmp_path)
+def test_damaged_states_are_refused(make_samples, small) -> None:
     samples = make_samples(200)
-    save_state(train(samples, samples, msgspec.structs.replace(small, epochs=1)), tmp_path)
-    assert load_state(tmp_path).epoch == 1
-    path = tmp_path / "state.pt"
-    content = path.read_bytes()
-    for damaged in (b"", b"garbage", content[: len(content) // 2]):
-        path.write_bytes(damaged)
+    content = pack(train(samples, samples, msgspec.structs.replace(small, epochs=1)))
+    assert unpack(content).epoch == 1
+    damaged = bytearray(content)
+    damaged[content.index(b"data_sha256")] ^= 0xC1  # It is no text any more.
+    for other in (b"", b"garbage", content[: len(content) // 2], bytes(damaged)):
         with pytest.raises(QuaverError, match="damaged"):
-            load_state(tmp_path)
+            unpack(other)
+
+
+def test_a_loss_that_is_no_number_ends_training_at_its_batch(
+    make_samples, small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[None] = []
+
+    def count() -> bool:
+        steps.append(None)
+        return False
+
+    samples = make_samples(1000)
+    for value in (np.nan, np.inf):
+        samples.bids[5, 3] = value
+        with pytest.raises(QuaverError, match="inputs of train are not finite"):
+            train(samples, make_samples(100, seed=3), small, should_stop=count)
+    assert not steps
+    with monkeypatch.context() as patch:  # In rows that scaling has not seen.
+        patch.setattr(training, "SCALING_ROWS", 100)
+        with pytest.raises(QuaverError, match="inputs of train are not finite"):
+            train(samples, make_samples(100, seed=3), small, should_stop=count)
+    steps.clear()
+    wild = msgspec.structs.replace(small, learning_rate=1e30, batch_size=10)
+    with pytest.raises(QuaverError, match="not finite in epoch 1; lower learning_rate"):
+        train(make_samples(1000), make_samples(100, seed=3), wild, should_stop=count)
+    assert len(steps) < 10  # Of a hundred.
+
+
+def test_an_input_that_hardly_ever_moves_in_train_does_not_explode_later(
+    make_samples, small
+) -> None:
+    samples, validation = make_samples(3000), make_samples(500, seed=3)
+    for part in (samples, validation):
+        part.bids[:, 19] = 0.0
+    samples.bids[0, 19] = 1e-6
+    validation.bids[::50, 19] = 0.05
+    seen: list = []
+    train(samples, validation, small, on_epoch=lambda metrics, _: seen.append(metrics))
+    assert seen[-1].validation_loss < 10  # The loss of a constant is 1.
+
+
+def test_what_no_run_can_use_is_refused_by_its_configuration() -> None:
+    for fields, message in (
+        ({"seed": 2**63}, "seed"),
+        ({"gradient_clip": float("inf")}, r"gradient_clip \(inf\) must be a finite number"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"model": {"name": "boosted", "l2": float("inf")}}, "l2"),
+    ):
+        with pytest.raises(msgspec.ValidationError, match=message):
+            msgspec.convert(fields, TrainConfig)
+    assert msgspec.convert({"seed": 2**63 - 1}, TrainConfig).seed == 2**63 - 1

@@ -17,7 +17,7 @@ from datasets.samples import Samples
 from market.signals import SignalsConfig, names
 from tests.tune.conftest import PRODUCTS, planted
 from tune import objectives
-from tune.checkpoint import ModelMeta, TrainState, export, load_model, load_state, save_state
+from tune.checkpoint import ModelMeta, TrainState, export, load_model, pack, unpack
 from tune.config import TrainConfig
 from tune.evaluate import captured, choices, fraction, predict
 from tune.models import CONFIGS, MODELS, build
@@ -189,15 +189,15 @@ def test_an_input_that_is_no_number_gives_no_numbers(name: str, width: int) -> N
 
 @every_model
 @every_width
-def test_a_resumed_run_is_the_undisturbed_one(name: str, width: int, tmp_path) -> None:
+def test_a_resumed_run_is_the_undisturbed_one(name: str, width: int) -> None:
     metrics, early, whole = trained(name, width)
-    save_state(early, tmp_path)
-    assert load_state(tmp_path).epoch == 2
+    content = pack(early)
+    assert unpack(content).epoch == 2
     again: list[EpochMetrics] = []
     resumed = train(
         *parts(width),
         config_of(name),
-        resume_from=tmp_path,
+        resume_from=content,
         on_epoch=lambda found, _: again.append(found),
     )
     assert again == metrics[2:]
