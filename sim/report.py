@@ -22,7 +22,7 @@ from tune.looks import Looks
 from tune.scoring import GroupScore
 from tune.significance import in_words
 
-FEW_BLOCKS = 30  # Fewer make a bootstrap interval too narrow.
+FEW_BLOCKS = 30  # Fewer are called few.
 CURVES = ("beats", "equity_usd", "hold_usd", "deposited_usd")
 
 
