@@ -61,3 +61,20 @@ def test_10_values_that_fit_together_are_taken_in_any_order(small: TrainConfig) 
     config = SweepConfig(train=short, space={"warm_up_epochs": [3], "epochs": [10]})
     check_space(config)
     assert trials(config) == 1
+
+
+def test_3_looks_of_models_that_never_act_do_not_make_noise_skill() -> None:
+    import numpy as np
+
+    from tune.significance import Look, significance
+
+    rng, blocks, sweeps, passed = np.random.default_rng(0), 120, 1000, 0
+    for _ in range(sweeps):
+        noise = rng.standard_normal((20, blocks))
+        means, sharpes = noise.mean(axis=1), noise.mean(axis=1) / noise.std(axis=1, ddof=1)
+        acting = [Look(m, blocks, s, 0.0, 3.0, 0.0) for m, s in zip(means, sharpes, strict=True)]
+        idle = [Look(0.0, blocks, 0.0, 0.0, 3.0, 0.0)] * 380
+        found = significance(idle + acting, max(acting, key=lambda each: each.value_bps), 50)
+        assert found is not None
+        passed += found.significant
+    assert passed <= 0.05 * sweeps  # 0.16 as it is; 0.28 with 980 idle ones.
