@@ -48,7 +48,7 @@ def _default_sweep() -> SweepConfig:
     small = SeedConfig(lstm_hidden=16, book_hidden=(16,), embedding_dim=4, interaction_hidden=(16,))
     return SweepConfig(
         train=TrainConfig(model=small, epochs=8, batch_size=256, learning_rate=1e-3),
-        space={"objective": ["mse", "bce"], "model.lstm_hidden": [16, 32]},
+        space={"objective": ["advantage", "bce"], "model.lstm_hidden": [16, 32]},
     )
 
 

@@ -23,9 +23,15 @@ from sim.report import Data, ProductScore, ReportData, Sweep, Trial, metrics, re
 from tune.baselines import FITTED, fitted, majority
 from tune.checkpoint import load_model
 from tune.looks import look
+from tune.objectives import check_edge
 from tune.results import RESULTS_FILE, SweepResult
 from tune.run_folder import check_unseen, folder, trained_on
 from tune.scoring import PartScore, score
+from tune.search import configured
+from tune.training import EpochMetrics
+
+# Of each trial; results.json has all.
+_SHOWN = ("best_value_bps", "best_epoch", "epoch", "validation_loss")
 
 
 def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
@@ -42,24 +48,30 @@ def judge(store: Store, config: Config, name: str, stage: Stage) -> ReportData:
             f"the model of sweep {name} was trained on other samples: "
             f"{differences(meta.recipe, cached.recipe)}; sweep again, under another name"
         )
-    check_unseen(store, name, cached.recipe, samples, splits)
+    identity = check_unseen(store, name, cached.recipe, samples, splits)
     train_part, validation_part = trained_on(samples, splits)
     test = Part(samples, np.flatnonzero(splits["test"]))
     if not len(validation_part):
         raise QuaverError("there is no labelled sample of validation; use a longer recording")
+    if not len(test):
+        raise QuaverError(
+            "test holds no sample of a product that train knows; use a longer recording"
+        )
+    check_edge(meta.objective, config.trader.min_edge_bps)
     others = {}
     for done, other in enumerate(FITTED, 1):
         stage.update(done, 6, f"training the baseline {other}")
         others[other] = fitted(other, train_part, validation_part)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    looks = look(store, Part.of(samples, splits["test"]), content, name, now)
+    looks = look(store, test, content, config.trader, name, now)
     stage.update(3, 6, f"predicting {len(validation_part):,} and {len(test):,} samples")
     result = msgspec.json.decode(store.read(f"{folder(name)}/{RESULTS_FILE}"), type=SweepResult)
     best = next(trial for trial in result.trials if trial.name == result.best)
-    softened = float(best.params.get("temperature_bps", config.sweep.train.temperature_bps))
+    softened = configured(identity.config.train, best.params).temperature_bps
     action = majority(train_part.column("label"))
-    seen = score(model, meta, validation_part, action, others, softened)
-    scored = score(model, meta, test, action, others, softened)
+    edge_bps = config.trader.min_edge_bps
+    seen = score(model, meta, validation_part, action, others, softened, edge_bps)
+    scored = score(model, meta, test, action, others, softened, edge_bps)
     stage.update(4, 6, "trading the test split")
     report = _traded(store, config, test, scored, name, now)
     stage.update(6, 6, f"{len(test):,} samples, {report.backtest.model.orders:,} orders")
@@ -73,7 +85,7 @@ def _traded(
 ) -> ReportData:
     """Return what is known of the test split, with its trading by what the model predicted."""
     beats, of_product = (np.concatenate(list(test.column(c))) for c in ("beat", "product"))
-    traded = {i: PRODUCT_IDS[i] for i in test.products()}  # As live trading does.
+    traded = {i: PRODUCT_IDS[i] for i in test.products()}
     windows = {p: _windows_between(store, p, beats.min(), beats.max() + 1) for p in traded.values()}
     by_product = {p: of_product == i for i, p in traded.items()}
     study = compare(
@@ -141,6 +153,7 @@ def _sweep_section(result: SweepResult) -> Sweep:
         metric="validation value captured, bp",
         mode="max",
         winner=result.best,
+        significance=result.significance,
         trials=[
             Trial(name=t.name, params=t.params, metrics=_shown(t.metrics) if t.metrics else {})
             for t in result.trials
@@ -148,9 +161,8 @@ def _sweep_section(result: SweepResult) -> Sweep:
     )
 
 
-def _shown(metrics: msgspec.Struct) -> dict[str, float]:
-    fields = msgspec.structs.asdict(metrics)
-    return {k: float(v) for k, v in fields.items() if isinstance(v, int | float)}
+def _shown(metrics: EpochMetrics) -> dict[str, float]:
+    return {name: float(getattr(metrics, name)) for name in _SHOWN}
 
 
 def write_report_to(store: Store, report: ReportData) -> str:
@@ -175,8 +187,8 @@ def print_summary(report: ReportData, page: str, console: Console) -> None:
             + "".join(f"{name} {each.value_bps:.2f}, " for name, each in score.others.items())
             + f"oracle {score.oracle_bps:.2f}"
         )
-    if report.looks and report.looks.models > 1:
-        lines.append(f"{report.looks.models} models have looked at this test split by now")
+    if report.looks and report.looks.looks > 1:
+        lines.append(f"looks at this test split so far: {report.looks.looks}")
     if study:
         model = study.model
         lines.append(

@@ -6,6 +6,7 @@
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import ray
 
 from actors.collector import CollectorSpec
@@ -16,6 +17,7 @@ from actors.store import Store
 from cluster.config import Config
 from cluster.progress import Stage
 from cluster.session import LOCAL
+from datasets.batches import Part
 from datasets.imports import Imported, import_capture
 from datasets.neighbours import check_before, with_nearest
 from datasets.sample_cache import CachedSamples, OnFile, samples_under
@@ -126,14 +128,19 @@ def split_samples(
 ) -> tuple[CachedSamples, Samples, Splits]:
     """Return the samples under a root and the parts that they are split into.
 
-    QuaverError as from `CachedSamples.open` and `split_by_time`, and where the nearest coins that
-    samples look at were worked out from beats of validation.
+    Validation and test are of products of which train holds labelled samples: of others a model
+    knows nothing, and live it does not trade them. QuaverError as from `CachedSamples.open` and
+    `split_by_time`, and where the nearest coins that samples look at were worked out from beats of
+    validation.
     """
     recipe = with_nearest(store, config.recipe)
     cached = samples_under(store, recipe)
     samples = cached.open(on_file)
     splits = split_by_time(samples.beat, config.split)
     check_before(store, recipe, int(samples.beat[splits["validation"]].min()))
+    known = np.isin(samples.product, Part.of(samples, splits["train"]).products())
+    for name in ("validation", "test"):
+        splits[name] &= known
     return cached, samples, splits
 
 

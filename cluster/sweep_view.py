@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tune.results import SweepResult, TrialResult
-from tune.significance import Significance
+from tune.significance import in_words
 
 
 def print_sweep(result: SweepResult, console: Console) -> None:
@@ -23,20 +23,8 @@ def print_sweep(result: SweepResult, console: Console) -> None:
                 f"{trial.name} failed: {trial.error}; --resume tries it again",
                 style="red", highlight=False, soft_wrap=True, markup=False,
             )  # fmt: skip
-    console.print(verdict(result.significance, len(result.trials)), highlight=False, soft_wrap=True)
-
-
-def verdict(found: Significance | None, trials: int) -> str:
-    """Return in words whether the best of so many trials is more than luck."""
-    if found is None:
-        return f"best of {trials} trials; validation is too short to tell it from luck"
-    said = (
-        f"best of {found.trials} trials and {found.looks} epochs: Sharpe ratio {found.sharpe:.3f} "
-        f"a block, {found.lucky_sharpe:.3f} expected of the best of as many without skill "
-        f"({found.effective_blocks:.0f} independent blocks); deflated Sharpe ratio "
-        f"{found.deflated_sharpe:.3f}, p {found.p_value:.2g}: "
-    )
-    return said + ("more than luck" if found.significant else "this may be luck")
+    said = in_words(result.significance, len(result.trials))
+    console.print(said, highlight=False, soft_wrap=True)
 
 
 def _value(trial: TrialResult) -> float:

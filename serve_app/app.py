@@ -29,7 +29,7 @@ from serve_app.executor import Predict
 from serve_app.inputs import external_reader
 from serve_app.predictor import Predictor, replica_handle
 from tune.checkpoint import ModelMeta, load_model
-from tune.objectives import in_bps
+from tune.objectives import check_edge
 
 APPLICATION = "quaver"
 HOST = "127.0.0.1"  # No TLS and no log-in here: what faces a network stands in front of this.
@@ -138,11 +138,7 @@ def build_app(model_file: bytes, execution: ExecutionConfig) -> serve.Applicatio
     traded(meta, execution)  # Here already: in a replica the error would reach nobody.
     if reader := external_reader(meta.recipe, execution.external_root):
         reader.refresh()
-    if not in_bps(meta.objective) and execution.trader.min_edge_bps:
-        raise QuaverError(
-            f"serve: the outputs of a model trained with {meta.objective} are no basis points; "
-            "leave trader.min_edge_bps at 0 or serve a model trained with mse or advantage"
-        )
+    check_edge(meta.objective, execution.trader.min_edge_bps)
     predictor = Predictor.bind(model_file)
     trading = Execution.bind(meta, execution, predictor)
     return Api.bind(meta, predictor, trading)

@@ -125,7 +125,7 @@ def significance(result: BacktestResult, seed: int = 0) -> Significance | None:
         high_usd=interval.high,
         beats=len(gains),
         blocks=interval.blocks,
-        includes_zero=interval.low <= 0 <= interval.high,
+        includes_zero=interval.includes_zero,
     )
 
 

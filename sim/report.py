@@ -13,12 +13,14 @@ import jinja2
 import msgspec
 
 from market.actions import Action
-from sim.baselines import Comparison
+from sim.baselines import Comparison, Significance
 from sim.plots import BEAT_S, plots, usd
+from tune import significance
 from tune.bootstrap import BLOCK_BEATS, Interval
 from tune.evaluate import Baseline, Evaluation
 from tune.looks import Looks
 from tune.scoring import GroupScore
+from tune.significance import in_words
 
 FEW_BLOCKS = 30  # Fewer make a bootstrap interval too narrow.
 CURVES = ("beats", "equity_usd", "hold_usd", "deposited_usd")
@@ -63,6 +65,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     mode: str  # "max" or "min"
     winner: str
     trials: list[Trial]
+    significance: significance.Significance | None  # None where validation is too short.
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,12 +139,14 @@ def verdict(report: ReportData) -> list[str]:
         score = report.score
         blind = (score.majority, score.random, score.no_op)
         points = 100 * (score.accuracy - max(rule.accuracy for rule in blind))
-        extra = score.value_bps - max(rule.value_bps for rule in blind)
+        rule = max(blind, key=lambda each: each.value_bps)
+        extra = score.value_bps - rule.value_bps
         above, more = "above" if points >= 0 else "below", "more" if extra >= 0 else "less"
         said += [
             f"Its share of right choices is {abs(points):.1f} percentage points {above} that of "
             "the best rule that looks at nothing.",
-            f"A decision earns {abs(extra):.2f} bp {more} than under the best such rule.",
+            f"A decision earns {abs(extra):.2f} bp {more} than under the best such rule; "
+            f"{_sure(rule.lead_interval)}.",
             *_beaten(score),
         ]
     if report.backtest is not None:
@@ -159,21 +164,24 @@ def _beaten(score: Evaluation) -> list[str]:
     more = "more" if best.lead_bps >= 0 else "less"
     said = f"It earns {abs(best.lead_bps):.2f} bp a decision {more} than {name}, the best of "
     said += f"{', '.join(score.others)}"
-    interval = best.lead_interval
+    return [f"{said}; {_sure(best.lead_interval)}."]
+
+
+def _sure(interval: Interval | Significance | None) -> str:
     if interval is None:
-        return [f"{said}; there are too few beats to tell this from chance."]
-    if interval.low <= 0 <= interval.high:
-        return [f"{said}; this cannot be told from chance (the 95 % interval includes zero)."]
-    return [f"{said}; the 95 % interval does not include zero."]
+        return "there are too few beats to tell this from chance"
+    if interval.includes_zero:
+        return "this cannot be told from chance (the 95 % interval includes zero)"
+    return "the 95 % interval does not include zero"
 
 
 def _looked(looks: Looks) -> str:
-    if looks.models == 1:
-        return "This is the only model that has looked at this test split."
+    if looks.looks == 1:
+        return "This is the only look at this test split so far."
     return (
-        f"{looks.models} models have looked at this test split by now, {looks.of_this_sweep} of "
-        f"this sweep; this one was number {looks.number}. The more look, the less a good figure "
-        "of one of them says."
+        f"There were {looks.looks} looks at this test split so far, of other models or with other "
+        f"trading settings, {looks.of_this_sweep} of this sweep; this one was number "
+        f"{looks.number}. The more there are, the less a good figure of one of them says."
     )
 
 
@@ -183,11 +191,7 @@ def _earned(study: Comparison) -> str:
         return "The model sent no order, so it earned exactly what holding the reserves earns."
     earned = f"After fees it {'gained' if excess > 0 else 'lost'} {usd(abs(excess), '')}"
     earned += " against holding the same reserves"
-    if interval is None:
-        return f"{earned}; the period is too short to tell this from chance."
-    if interval.includes_zero:
-        return f"{earned}; this cannot be told from chance (the 95 % interval includes zero)."
-    return f"{earned}; the 95 % interval does not include zero."
+    return f"{earned}; {_sure(interval)}."
 
 
 def not_shown(report: ReportData) -> list[str]:
@@ -209,15 +213,16 @@ def not_shown(report: ReportData) -> list[str]:
         "The fee we would pay: 5/0 bp is the venue's highest-volume tier; a small account pays up "
         "to 120/60 (see the fee table).",
     ]
-    if report.sweep is not None and len(report.sweep.trials) > 1:
+    if report.sweep is not None:
         points.append(
-            f"That the winner is good: it is the best of {len(report.sweep.trials)} variants, and "
-            "the best of many looks better than it is. Its validation score is not evidence."
+            "That the winner is good: it is the best epoch of the best of "
+            f"{len(report.sweep.trials)} variants, and the best of many looks better than it is. "
+            "Its validation score is not evidence."
         )
-    if report.looks is not None and report.looks.models > 1:
+    if report.looks is not None and report.looks.looks > 1:
         points.append(
-            f"An unseen test: {report.looks.models} models were judged on this split, and who "
-            "keeps the best of them has chosen on it."
+            f"An unseen test: there were {report.looks.looks} looks at it, and who keeps the best "
+            "has chosen on it."
         )
     if report.backtest is not None:
         interval = report.backtest.significance
@@ -225,8 +230,8 @@ def not_shown(report: ReportData) -> list[str]:
             points.append(f"Significance: there are too few blocks of {BLOCK_BEATS} beats.")
         elif interval.blocks < FEW_BLOCKS:
             points.append(
-                f"A dependable interval: with {interval.blocks} blocks of {BLOCK_BEATS} beats it "
-                "is narrower than it should be."
+                f"A dependable interval: it rests on {interval.blocks} blocks of {BLOCK_BEATS} "
+                "beats."
             )
     return points + report.notes
 
@@ -277,5 +282,6 @@ FILTERS: dict[str, Callable[..., str]] = {
     "count": _or_dash(lambda number: f"{number:,}"),
     "short": _or_dash(_short),
     "between": _between,
+    "in_words": in_words,
     "lines": lines,
 }

@@ -1,6 +1,7 @@
 """What every model must beat: what was best a horizon ago, and two models that anyone would try."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -41,13 +42,13 @@ def persistence(part: Part, horizon: int) -> Ints:
 
     A label of beat k - horizon reads windows up to beat k and none after it, so it is known in full
     when beat k ends, and no newer one is. The choice at k is the action that was optimal then: of
-    several NO_OP, else the first; NO_OP too where that beat of the product has no label. Samples
-    must be in order of product and beat, as a root's are; the label may be of a row outside of the
-    part.
+    several NO_OP, else the first; NO_OP too where that beat of the product has no label. A
+    product's samples must lie together and in order, as a root's do; the label may be of a row
+    outside of the part.
     """
     samples, chosen = part.samples, np.full(len(part), int(Action.NO_OP))
-    for product in part.products():
-        first, last = np.searchsorted(samples.product, [product, product + 1])
+    borders = np.flatnonzero(np.diff(samples.product)) + 1
+    for first, last in pairwise([0, *borders.tolist(), len(samples)]):
         mine = (part.rows >= first) & (part.rows < last)
         beats = samples.beat[first:last]
         wanted = beats[part.rows[mine] - first] - horizon

@@ -33,8 +33,9 @@ class Bin(msgspec.Struct, frozen=True, kw_only=True):
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """Predicted beside realised: of every action but NO_OP, and of the action that was chosen.
 
-    `slope` is that of realised on predicted, over single predictions: 1 is calibrated, less is
-    overconfident; None where all predictions are the same.
+    A slope is that of realised on predicted, over single predictions: 1 is calibrated, less is
+    overconfident; None where all predictions are the same. `every_slope` is within actions: what
+    an action is worth on average is no prediction.
     """
 
     unit: Literal["bp", "probability"]
@@ -44,8 +45,12 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     chosen_slope: float | None
 
 
-def calibration(values: Floats, labels: Floats, objective: Objective) -> Calibration | None:
+def calibration(
+    values: Floats, labels: Floats, chosen: NDArray[np.int64], objective: Objective
+) -> Calibration | None:
     """Return the calibration of `values` (f8[n, 5]) by `labels` (f8[n, 5], no NaN).
+
+    `chosen` are the actions taken, [n].
 
     None for objectives whose outputs are neither basis points nor probabilities.
     """
@@ -57,13 +62,12 @@ def calibration(values: Floats, labels: Floats, objective: Objective) -> Calibra
     else:
         return None
     actions = [action for action in Action if action != Action.NO_OP]
-    every = predicted[:, actions].ravel(), realised[:, actions].ravel()
-    chosen = values.argmax(axis=1)
+    every = predicted[:, actions], realised[:, actions]
     rows = np.flatnonzero(chosen != Action.NO_OP)
     picked = predicted[rows, chosen[rows]], realised[rows, chosen[rows]]
     return Calibration(
         unit="bp" if objectives.in_bps(objective) else "probability",
-        every=bins(*every),
+        every=bins(*(each.ravel() for each in every)),
         every_slope=slope(*every),
         chosen=bins(*picked),
         chosen_slope=slope(*picked),
@@ -71,22 +75,31 @@ def calibration(values: Floats, labels: Floats, objective: Objective) -> Calibra
 
 
 def bins(predicted: Floats, realised: Floats) -> list[Bin]:
-    """Return BINS of as many predictions each, by size; fewer where there are fewer."""
+    """Return BINS of as many predictions each, by size; equal ones stay together."""
     order = np.argsort(predicted, kind="stable")
+    if not len(order):
+        return []
+    ordered = predicted[order]
+    last = np.cumsum([len(each) for each in np.array_split(order, BINS)])[: len(order) - 1] - 1
+    ends = np.unique(np.searchsorted(ordered, ordered[last], side="right"))
     return [
         Bin(
             count=len(rows),
             predicted=float(predicted[rows].mean()),
             realised=float(realised[rows].mean()),
         )
-        for rows in np.array_split(order, BINS)
+        for rows in np.split(order, ends)
         if len(rows)
     ]
 
 
 def slope(predicted: Floats, realised: Floats) -> float | None:
-    """Return the slope of the least-squares line of `realised` on `predicted`, or None."""
-    if not len(predicted) or np.ptp(predicted) == 0:
-        return None
-    away = predicted - predicted.mean()
-    return float(away @ (realised - realised.mean()) / (away @ away))
+    """Return the slope of the least-squares line of `realised` on `predicted`, or None.
+
+    Both are f8[n], or f8[n, k] for that within columns, whose means are taken away.
+    """
+    away = predicted - predicted.mean(axis=0) if len(predicted) else predicted
+    power = float((away**2).sum())
+    if power <= 1e-18 * float((predicted**2).sum()):
+        return None  # Rounding alone.
+    return float((away * (realised - realised.mean(axis=0))).sum()) / power

@@ -22,7 +22,7 @@ class TrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """One training run; the same config and data give the same weights."""
 
     model: ModelConfig = SeedConfig()
-    objective: Objective = "mse"
+    objective: Objective = "advantage"
     temperature_bps: Annotated[
         float,
         msgspec.Meta(gt=0, description="of cross_entropy: an action so much worse counts 1/e"),

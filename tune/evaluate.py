@@ -94,11 +94,15 @@ def mean_loss(
     return float(objectives.loss(objective, outputs, wanted, torch.tensor(scale)))
 
 
-def choices(values: Floats) -> Ints:
-    """Return the action with the highest value per row, [n]; ValueError where one is not finite."""
+def choices(values: Floats, min_edge_bps: float = 0.0) -> Ints:
+    """Return what `market.policy.decide` takes per row if all actions are allowed, [n].
+
+    ValueError where a value is not finite.
+    """
     if not np.isfinite(values).all():
         raise ValueError("values must be finite")
-    return values.argmax(axis=1)
+    acts = values.max(axis=1) > values[:, Action.NO_OP] + min_edge_bps
+    return np.where(acts, values.argmax(axis=1), Action.NO_OP)
 
 
 def accuracy(chosen: Ints, labels: Floats) -> float:
@@ -117,12 +121,11 @@ def fraction(value_bps: float, oracle_bps: float) -> float:
     return value_bps / oracle_bps if oracle_bps > 0 else 0.0
 
 
-def confusion(values: Floats, labels: Floats) -> Ints:
+def confusion(chosen: Ints, labels: Floats) -> Ints:
     """Return counts [chosen, optimal], [5, 5], for labels without NaN.
 
     A right choice counts on the diagonal; a wrong one in the column of the first best action.
     """
-    chosen = choices(values)
     right = optimal(labels)[np.arange(len(chosen)), chosen]
     column = np.where(right, chosen, labels.argmax(axis=1))
     matrix = np.zeros((len(Action), len(Action)), dtype=np.int64)
@@ -139,8 +142,11 @@ def evaluate(
     others: Mapping[str, Ints] | None = None,
     objective: Objective | None = None,
     loss: float | None = None,
+    min_edge_bps: float = 0.0,
 ) -> Evaluation:
     """Judge `values` (f8[n, 5]) by `labels` (f8[n, 5]); `majority` is train's most frequent best.
+
+    A choice is an action that beats NO_OP by `min_edge_bps`, as in trading.
 
     With `beats` (i8[n]) there are intervals, with an `objective` calibration. `others` are what
     other rules choose on the same rows, [n] each. Rows of NaN labels are left out; ValueError where
@@ -151,7 +157,7 @@ def evaluate(
         raise ValueError("there is no labelled sample to evaluate")
     values, labels = values[known], labels[known]
     beats = None if beats is None else beats[known]
-    chosen = choices(values)
+    chosen = choices(values, min_edge_bps)
     gains, best = _gains(chosen, labels), advantage(labels).max(axis=1)
 
     def line(accuracy: float, their: Floats) -> Baseline:
@@ -170,7 +176,7 @@ def evaluate(
     return Evaluation(
         samples=len(labels),
         actions=tuple(action.name for action in Action),
-        confusion=confusion(values, labels).tolist(),
+        confusion=confusion(chosen, labels).tolist(),
         accuracy=accuracy(chosen, labels),
         chosen=np.bincount(chosen, minlength=len(Action)).tolist(),
         optimal=optimal(labels).sum(axis=0).tolist(),
@@ -185,7 +191,7 @@ def evaluate(
         no_op=rule(np.full(len(labels), int(Action.NO_OP))),
         others={name: rule(picked[known]) for name, picked in (others or {}).items()},
         loss=loss,
-        calibration=objective and calibration(values, labels, objective),
+        calibration=objective and calibration(values, labels, chosen, objective),
     )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from market.errors import QuaverError
 from market.labels import advantage, optimal
 
 Objective = Literal["mse", "advantage", "bce", "cross_entropy", "decision"]
@@ -83,6 +84,15 @@ _DEFINITIONS: dict[Objective, _Definition] = {
 def in_bps(objective: Objective) -> bool:
     """Return whether differences between a model's outputs are basis points of profit."""
     return _DEFINITIONS[objective].in_bps
+
+
+def check_edge(objective: Objective, min_edge_bps: float) -> None:
+    """Raise a QuaverError where an edge in bp is asked of outputs that are none."""
+    if min_edge_bps and not in_bps(objective):
+        raise QuaverError(
+            f"the outputs of a model trained with {objective} are no basis points; leave "
+            "trader.min_edge_bps at 0 or take a model trained with mse or advantage"
+        )
 
 
 def targets(objective: Objective, labels: Floats, temperature_bps: float = 1.0) -> Tensor:

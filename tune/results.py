@@ -10,6 +10,7 @@ from actors.store import Store
 from market.errors import QuaverError
 from tune.checkpoint import MODEL_FILE, ModelMeta, export
 from tune.config import SweepConfig
+from tune.own_errors import reason
 from tune.run_folder import Identity, folder
 from tune.schedule import name_of, number_of, params_of
 from tune.search import trials
@@ -99,7 +100,7 @@ def _row(result: ray_tune.Result, config: SweepConfig) -> TrialResult:
     if "epoch" in reported:
         fields = {field: reported[field] for field in EpochMetrics.__struct_fields__}
         metrics = msgspec.convert(fields, EpochMetrics)
-    error = f"{_last_line(result.error)}; see {result.path}/error.txt" if result.error else ""
+    error = f"{reason(result.error)}; see {result.path}/error.txt" if result.error else ""
     return TrialResult(
         name=name_of(result),
         params=params,
@@ -108,8 +109,3 @@ def _row(result: ray_tune.Result, config: SweepConfig) -> TrialResult:
         seconds=reported.get("time_total_s", 0.0),
         error=error,
     )
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -77,8 +77,10 @@ def begin(store: Store, name: str, identity: Identity, resume: bool) -> None:
         )
 
 
-def check_unseen(store: Store, name: str, recipe: Recipe, samples: Samples, splits: Splits) -> None:
-    """Raise a QuaverError unless the sweep had just these samples, split and recipe.
+def check_unseen(
+    store: Store, name: str, recipe: Recipe, samples: Samples, splits: Splits
+) -> Identity:
+    """Return what the sweep was started with; QuaverError unless these samples, split and recipe.
 
     With others, its test split may hold what its models were trained on.
     """
@@ -94,6 +96,7 @@ def check_unseen(store: Store, name: str, recipe: Recipe, samples: Samples, spli
             "signals than these: its test split would not be unseen. Sweep again, under another "
             "name"
         )
+    return known
 
 
 def trained_on(samples: Samples, splits: Splits) -> tuple[Part, Part]:

@@ -52,8 +52,12 @@ def score(
     majority: int,
     others: Mapping[str, ScaledModel],
     temperature_bps: float,
+    min_edge_bps: float,
 ) -> PartScore:
-    """Score a model on the rows of `part`, beside persistence and `others`, by name."""
+    """Score a model on the rows of `part`, beside persistence and `others`, by name.
+
+    All models act where they see `min_edge_bps`, as in trading.
+    """
     values = predict_part(model, part)
     beats, product, labels = (
         np.concatenate(list(part.column(name))) for name in ("beat", "product", "label")
@@ -62,7 +66,9 @@ def score(
     if not known.any():
         return PartScore(values, None, {}, {})
     rules = {"persistence": persistence(part, meta.recipe.horizon_beats)}
-    rules |= {name: choices(predict_part(other, part)) for name, other in others.items()}
+    rules |= {
+        name: choices(predict_part(other, part), min_edge_bps) for name, other in others.items()
+    }
     scale = float(model.output_scale)
     whole = evaluate(
         values,
@@ -72,10 +78,13 @@ def score(
         others=rules,
         objective=meta.objective,
         loss=mean_loss(meta.objective, values, labels, scale, temperature_bps),
+        min_edge_bps=min_edge_bps,
     )
 
     def group(mine: NDArray[np.bool_]) -> GroupScore:
-        found = evaluate(values[mine], labels[mine], majority, beats=beats[mine])
+        found = evaluate(
+            values[mine], labels[mine], majority, beats=beats[mine], min_edge_bps=min_edge_bps
+        )
         return GroupScore(
             samples=found.samples,
             accuracy=found.accuracy,

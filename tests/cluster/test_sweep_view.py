@@ -5,9 +5,9 @@ import io
 import msgspec
 from rich.console import Console
 
-from cluster.sweep_view import print_sweep, verdict
+from cluster.sweep_view import print_sweep
 from tune.results import SweepResult, TrialResult
-from tune.significance import Look, Significance
+from tune.significance import Look, Significance, in_words
 from tune.training import EpochMetrics
 
 FOUND = Significance(
@@ -74,9 +74,9 @@ def test_trials_are_listed_best_first_with_what_became_of_them() -> None:
 
 
 def test_the_winner_is_told_from_luck() -> None:
-    said = verdict(FOUND, 4)
+    said = in_words(FOUND, 4)
     assert said.startswith("best of 4 trials and 23 epochs") and said.endswith(": more than luck")
     assert "310 independent blocks" in said
     lucky = msgspec.structs.replace(FOUND, deflated_sharpe=0.94)
-    assert verdict(lucky, 4).endswith(": this may be luck")
-    assert "too short" in verdict(None, 4)
+    assert in_words(lucky, 4).endswith(": this may be luck")
+    assert "too short" in in_words(None, 4)

@@ -30,6 +30,7 @@ from tune.bootstrap import Interval
 from tune.evaluate import Baseline, Evaluation
 from tune.looks import Looks
 from tune.scoring import GroupScore
+from tune.significance import Significance
 
 PRODUCTS = {name: product(name) for name in ("BTC-USD", "ETH-USD", "SOL-USD", "XRP-USD")}
 FIRST_BEAT = 446_566_500  # 2026-08-09 09:00 UTC
@@ -112,7 +113,22 @@ def made_up(backtest: Comparison | None) -> ReportData:
             no_op=Baseline(accuracy=0.157, value_bps=0.0),
         ),
         backtest=backtest,
-        sweep=Sweep(metric="value_bps", mode="max", winner="seed_model_00000", trials=trials),
+        sweep=Sweep(
+            metric="value_bps",
+            mode="max",
+            winner="seed_model_00000",
+            trials=trials,
+            significance=Significance(
+                trials=3,
+                looks=24,
+                blocks=70,
+                effective_blocks=61.5,
+                sharpe=0.3,
+                lucky_sharpe=0.26,
+                deflated_sharpe=0.61,
+                p_value=0.2,
+            ),
+        ),
         live=Live(
             simulated=True,
             beats=180,
@@ -138,7 +154,7 @@ def made_up(backtest: Comparison | None) -> ReportData:
             for name in PRODUCTS
         ],
         days={"2026-08-09": GROUP},
-        looks=Looks(models=1, of_this_sweep=1, number=1),
+        looks=Looks(looks=1, of_this_sweep=1, number=1),
     )
 
 
@@ -210,6 +226,8 @@ def test_every_score_stands_beside_its_zero_skill_line(full: ReportData) -> None
     assert "best of 3 variants" in text
     assert "5 / 0" in text and "0 / 0" in text and "120 / 60" in text
     assert "seed_model_00000 (kept)" in text
+    assert "It is the best of 3 trials and 24 epochs: Sharpe ratio 0.300 a block" in text
+    assert "this may be luck" in text
 
 
 def test_recorded_data_carries_no_banner(full: ReportData) -> None:
@@ -268,6 +286,21 @@ def test_the_verdict_does_not_flatter(full: ReportData) -> None:
     assert "lost" in verdict(made_up(made_up_comparison(0.0)))[2]
 
 
+def test_what_chance_explains_is_said_to_be_chance_beside_blind_rules_too(full: ReportData) -> None:
+    assert full.score is not None
+    unsure = msgspec.structs.replace(
+        full.score.no_op, lead_bps=0.58, lead_interval=Interval(0.58, -0.3, 1.4, 12)
+    )
+    score = msgspec.structs.replace(
+        full.score,
+        no_op=unsure,
+        majority=msgspec.structs.replace(full.score.majority, value_bps=-0.5),
+        value_interval=Interval(0.58, -0.3, 1.4, 12),
+    )
+    said = verdict(msgspec.structs.replace(full, score=score, backtest=None))
+    assert said[1].endswith("cannot be told from chance (the 95 % interval includes zero).")
+
+
 def test_the_verdict_names_the_best_baseline_and_the_looks(full: ReportData) -> None:
     assert full.score is not None
     lines = {
@@ -280,12 +313,13 @@ def test_the_verdict_names_the_best_baseline_and_the_looks(full: ReportData) -> 
         ),
     }
     score = msgspec.structs.replace(full.score, others=lines)
-    looks = Looks(models=7, of_this_sweep=3, number=5)
+    looks = Looks(looks=7, of_this_sweep=3, number=5)
     report = msgspec.structs.replace(full, score=score, validation=score, looks=looks)
     said = verdict(report)
     assert said[2].startswith("It earns 0.12 bp a decision less than boosted, the best of persi")
     assert said[2].endswith("cannot be told from chance (the 95 % interval includes zero).")
-    assert said[-1].startswith("7 models have looked at this test split by now, 3 of this sweep;")
+    assert said[-1].startswith("There were 7 looks at this test split so far")
+    assert "3 of this sweep; this one was number 5" in said[-1]
     page = render(report)
     assert page.count('<td class="text">boosted</td>') == 2
-    assert "An unseen test: 7 models were judged on this split" in page
+    assert "An unseen test: there were 7 looks at it" in page

@@ -78,6 +78,19 @@ def test_persistence_takes_the_newest_label_that_is_known(recorded) -> None:
     assert 100 < known < len(part)
 
 
+def test_persistence_of_a_product_does_not_depend_on_where_it_lies(recorded) -> None:
+    """A root lists products by name, not by number."""
+    whole = {**recorded, 5: walk(5, 700, 10_000)}
+    for order in ((3, 5, 7), (3, 7, 5), (7, 3, 5)):
+        samples = samples_of({product: whole[product] for product in order})
+        part = Part(samples, np.arange(len(samples)))
+        chosen = persistence(part, HORIZON_BEATS)
+        for product in order:
+            alone = samples_of({product: whole[product]})
+            wanted = persistence(Part(alone, np.arange(len(alone))), HORIZON_BEATS)
+            np.testing.assert_array_equal(chosen[samples.product == product], wanted)
+
+
 def test_a_label_a_beat_newer_would_not_be_known(recorded) -> None:
     windows = recorded[3][:200].copy()
     windows["valid"] = True

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
-from tune.own_errors import OwnErrors
+from tune.own_errors import MAX_DEATHS, OwnErrors, reason
 
 LOST = ActorUnavailableError("the node is gone", None)
-DIED = ActorDiedError()
+LOST_TOO = RayActorError(error_msg="The actor died because its node has died.")
+DIED = RayActorError(error_msg="The actor is dead because its worker process has died. Worker exit")
 OWN = RayTaskError("train", "Traceback: the loss is not finite", ValueError("not finite"))
 BROKEN = RayActorError(error_msg="cannot be imported there", actor_init_failed=True)
 
@@ -51,11 +52,24 @@ def tune(tmp_path: Path) -> Tune:
     return found
 
 
-def test_losses_are_not_counted(tune: Tune) -> None:
+def test_lost_machines_are_not_counted(tune: Tune) -> None:
     for _ in range(50):
         tune.fail(LOST)
-        tune.fail(DIED)
+        tune.fail(LOST_TOO)
     assert not tune.ended
+
+
+def test_a_trial_that_kills_its_workers_is_given_up(tune: Tune) -> None:
+    for epoch in range(1, 4):
+        for _ in range(MAX_DEATHS - 1):
+            tune.fail(DIED)
+        tune.report(epoch)
+    for _ in range(MAX_DEATHS):
+        tune.fail(DIED)
+        assert not tune.ended
+    tune.fail(DIED)
+    assert tune.ended
+    assert "memory" in reason(DIED)
 
 
 @pytest.mark.parametrize("error", [OWN, BROKEN])

@@ -38,7 +38,7 @@ def scored(part: Part, small, objective: str = "advantage"):
     torch.manual_seed(0)
     models = [build(small.model, 0).eval() for _ in range(2)]
     meta = ModelMeta(model=small.model, objective=objective, **META)
-    return models, score(models[0], meta, part, 1, {"other": models[1]}, 1.0)
+    return models, score(models[0], meta, part, 1, {"other": models[1]}, 1.0, 0.0)
 
 
 def test_a_part_is_scored_as_if_it_were_read_at_once(part: Part, small) -> None:
@@ -53,6 +53,12 @@ def test_a_part_is_scored_as_if_it_were_read_at_once(part: Part, small) -> None:
     assert found.whole is not None and found.whole.samples == known.sum() < len(part)
     assert found.whole.value_bps == pytest.approx(mine.mean())
     assert found.whole.value_interval == decision_bootstrap(mine, whole.beat[known])
+    best = gains.max(axis=1)
+    share = decision_bootstrap(mine, whole.beat[known], best)
+    assert share is not None and found.whole.fraction_interval == share
+    assert found.whole.value_fraction == pytest.approx(share.mean) == mine.sum() / best.sum()
+    first = (whole.beat[known] < DAY_BEATS * 20_000).sum()
+    assert [day.samples for day in found.days.values()] == [first, known.sum() - first]
     rules = {
         "persistence": persistence(part, 75)[known],
         "other": evaluation.predict(other, whole)[known].argmax(1),

@@ -25,7 +25,7 @@ from datasets.tables import samples_table, write_samples
 from market.actions import Fees
 from market.errors import QuaverError
 from market.features import Features
-from tune import run_folder
+from tune import own_errors, run_folder
 from tune.checkpoint import load_model
 from tune.config import SweepConfig
 from tune.run_folder import trained_on
@@ -118,6 +118,18 @@ class Full(Store):
             if self.exists(path):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         super().write(path, data)
+
+
+class Deadly(Store):
+    """A folder in which whoever writes the state of the first trial dies."""
+
+    def __reduce__(self) -> tuple[type["Deadly"], tuple[str]]:
+        return (Deadly, (self.root,))
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
+        if path.endswith(f"{NAMES[0]}/state.msgpack"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().update(path, change)
 
 
 def _stopped(**sweep) -> str:
@@ -254,6 +266,17 @@ def test_a_full_disk_is_named_and_nothing_is_lost_once_there_is_room(
     sweep["store"] = Store(str(tmp_path))
     result = run_sweep(**sweep, resume=True)
     assert [row.metrics.epoch for row in result.trials] == [2]
+
+
+@pytest.mark.slow
+def test_a_trial_that_kills_its_workers_is_a_row_of_the_table(
+    ray_local, sweep, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_errors, "MAX_DEATHS", 2)
+    result = run_sweep(**{**sweep, "store": Deadly(str(tmp_path))})
+    assert "its workers died again and again" in result.trials[0].error
+    assert [row.metrics and row.metrics.epoch for row in result.trials] == [None, 2]
+    assert result.best == NAMES[1]
 
 
 def test_error_in_on_progress_reaches_the_caller(ray_local, sweep) -> None:

@@ -67,7 +67,7 @@ def test_learns_a_planted_signal(make_samples, small, objective) -> None:
 
 def test_mse_outputs_are_basis_points(make_samples, small) -> None:
     held_out = make_samples(1000, seed=2)
-    config = msgspec.structs.replace(small, epochs=8)
+    config = msgspec.structs.replace(small, objective="mse", epochs=8)
     state = train(make_samples(3000, seed=1), make_samples(500, seed=3), config)
     values = predict(_model(state), held_out)
     # The common part of the labels is 20 bp with a deviation of 1 that no feature explains.
@@ -172,6 +172,7 @@ def test_bfloat16_is_for_the_steps_alone_and_resumes_bit_for_bit(
     make_samples, small, tmp_path: Path
 ) -> None:
     parts = make_samples(700), make_samples(300, seed=3)
+    small = msgspec.structs.replace(small, objective="mse")
     config = msgspec.structs.replace(small, precision="bfloat16")
     seen: list = []
     whole = train(*parts, config, on_epoch=lambda metrics, _: seen.append(metrics))

@@ -40,7 +40,9 @@ def samples_of(width: int, n: int, seed: int) -> Samples:
 
 def config_of(name: str) -> TrainConfig:
     model = CONFIGS[name](products=PRODUCTS)
-    return TrainConfig(model=model, epochs=EPOCHS, batch_size=128, learning_rate=5e-3)
+    return TrainConfig(
+        model=model, objective="mse", epochs=EPOCHS, batch_size=128, learning_rate=5e-3
+    )
 
 
 def parts(width: int) -> tuple[Part, Part]:
