@@ -189,6 +189,11 @@ def _check(config: Config) -> None:
             f"configuration: rest_url: {config.rest_url!r} is no address; write it like {LIVE_REST}"
         )
     check_space(config.sweep)
+    if config.sweep.train.model.products != len(UNIVERSE):
+        raise QuaverError(
+            f"configuration: sweep.train.model.products is {config.sweep.train.model.products}, "
+            f"but there are {len(UNIVERSE)} products; leave it out"
+        )
     if abs(sum(config.split) - 1) > 1e-9:
         raise QuaverError(f"configuration: split {config.split} must sum to 1")
 
