@@ -155,6 +155,8 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
     for override in overrides:
         _merge(values, _parse(override), f"--set {override}")
     for name, number in _numbers(values):
+        if isinstance(number, int) and number.bit_length() > 63:
+            raise QuaverError(f"configuration: {name} is a whole number beyond 64 bits")
         if not math.isfinite(number):
             raise QuaverError(f"configuration: {name} is {number}; give a finite number")
     try:
@@ -243,8 +245,8 @@ def _merge(into: dict[str, Any], given: dict[str, Any], source: str, above: str 
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Yield every float with the dotted name of its key."""
-    if isinstance(value, float):
+    """Yield every number with the dotted name of its key."""
+    if isinstance(value, float | int):
         yield name, value
     elif isinstance(value, dict):
         for key, inner in value.items():

@@ -24,7 +24,7 @@ RUNS = "runs"
 FEATURE_ROWS = 1024  # Each costs a page of every column on disk.
 
 # Settings of how a sweep runs, not of what comes out: one that goes on may have others.
-_FREE = ("trial_resources", "wait_for_node_s", "max_failures", "spot")
+_FREE = {f"config.{key}" for key in ("trial_resources", "wait_for_node_s", "max_failures", "spot")}
 _IN_WORDS = {
     "products": "the universe",
     "trained": "the products in train",
@@ -54,10 +54,13 @@ def _path(name: str) -> str:
     return f"{folder(name)}/sweep.json"
 
 
-def check_name(store: Store, name: str, resume: bool) -> bytes | None:
+def check_name(
+    store: Store, name: str, resume: bool, config: SweepConfig | None = None
+) -> bytes | None:
     """Return what a sweep that goes on was started with, None for one that begins.
 
-    QuaverError where its name is taken, unknown or none, or there is no such root.
+    QuaverError where its name is taken, unknown or none, it was started with another `config`, or
+    there is no such root.
     """
     if not re.fullmatch(_NAME, name):
         raise QuaverError(
@@ -74,16 +77,31 @@ def check_name(store: Store, name: str, resume: bool) -> bytes | None:
             f"sweep: {folder(name)} under {store.root} exists; go on with it (--resume), or give "
             "this sweep another name"
         )
+    if known is not None and config is not None:
+        _check_same(store, name, known, {"config": config})
     return known
 
 
 def begin(store: Store, name: str, identity: Identity, resume: bool) -> None:
     """Check that the sweep may start or go on, and write down what it is."""
     known = check_name(store, name, resume)
-    content = msgspec.json.format(msgspec.json.encode(identity))
     if known is None:
-        store.write(_path(name), content)
-    elif others := _others(_decoded(store, name, known), msgspec.json.decode(content)):
+        store.write(_path(name), msgspec.json.format(msgspec.json.encode(identity)))
+    else:
+        _check_same(store, name, known, msgspec.structs.asdict(identity))
+
+
+def _check_same(store: Store, name: str, content: bytes, given: dict[str, Any]) -> None:
+    """Check that a sweep was started with these fields of its identity."""
+    try:
+        known = msgspec.json.decode(content, type=dict[str, Any])
+    except msgspec.DecodeError as e:
+        raise QuaverError(
+            f"sweep: {_path(name)} under {store.root} cannot be read ({e}); start a sweep of "
+            "another name"
+        ) from None
+    now = msgspec.json.decode(msgspec.json.encode(given))
+    if others := _others({key: known.get(key) for key in now}, now):
         raise QuaverError(
             f"sweep: {name} was started with another value of {', '.join(others)} (see "
             f"{_path(name)} under {store.root}); go on with what it was started with, or start a "
@@ -91,19 +109,10 @@ def begin(store: Store, name: str, identity: Identity, resume: bool) -> None:
         )
 
 
-def _decoded(store: Store, name: str, content: bytes) -> Any:
-    try:
-        return msgspec.json.decode(content)
-    except msgspec.DecodeError as e:
-        raise QuaverError(
-            f"sweep: {_path(name)} under {store.root} cannot be read ({e}); start a sweep of "
-            "another name"
-        ) from None
-
-
 def _others(known: Any, now: Any, path: str = "") -> list[str]:
     """Return what differs, by dotted path as a configuration has it."""
-    if path.removeprefix("config.") in _FREE or known == now:
+    # Encoded, because the order of keys counts in a space.
+    if msgspec.json.encode(known) == msgspec.json.encode(now) or path in _FREE:
         return []
     if not isinstance(known, dict) or not isinstance(now, dict) or path == "config.space":
         section, _, key = path.partition(".")

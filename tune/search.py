@@ -27,6 +27,7 @@ _NAME_CHARACTERS = 100  # A folder has this name.
 MOST_TRIALS = 10_000  # Tune keeps all in one table, written every two seconds.
 _MOST_PROBES = 4096
 _WHOLE = 2**63 - 1  # What configuration files hold, and Optuna and numpy draw.
+_LEAST_CPU = 1e-4  # Ray counts no finer.
 _OWN_NAMES = ("cpu", "gpu")  # Ray takes CPU for the same: given both, it would drop one.
 _INSIDE = 0.381966  # A number between two bounds that hits no round one.
 
@@ -141,7 +142,7 @@ def _check_resources(resources: dict[str, float]) -> None:
     for name in resources:
         if name.lower() in _OWN_NAMES and name not in _OWN_NAMES:
             raise QuaverError(f"sweep.trial_resources: write {name.lower()}, not {name}")
-    if not resources.get("cpu", 0) > 0:
+    if resources.get("cpu", 0) < _LEAST_CPU:
         raise QuaverError(
             "sweep.trial_resources: cpu must be given, and more than 0: it sets how many trials "
             "run at once"

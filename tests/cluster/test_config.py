@@ -129,6 +129,8 @@ def test_a_feed_is_simulated_or_a_websocket(url: str) -> None:
         ("sweep.space.learning_rate=[1e-3,inf]", "sweep.space.learning_rate is inf"),
         ("sweep.trial_resources.gpu=-inf", "sweep.trial_resources.gpu is -inf"),
         ("sweep.trial_resources.gpu=-1", "$.sweep.trial_resources"),
+        ("sweep.train.epochs=9223372036854775808", "sweep.train.epochs is a whole number beyond"),
+        ("sweep.space={seed=[9223372036854775808]}", "sweep.space.seed is a whole number beyond"),
         ("sweep.train.model.products=2", "sweep.train.model.products is 2, but there are 55"),
         ("sweep.trial_resources.CPU=2", "sweep.trial_resources: write cpu, not CPU"),
         ("sweep.trial_resources.cpu=0", "sweep.trial_resources: cpu must be given"),

@@ -25,7 +25,7 @@ def identity(make_samples, small) -> Identity:
     """Return what a sweep on some samples is started with."""
     samples = make_samples(1200)
     return Identity(
-        config=SweepConfig(train=small, space={"objective": ["mse"]}),
+        config=SweepConfig(train=small, space={"objective": ["mse"], "seed": [1]}),
         products=("BTC-USD",),
         trained=("BTC-USD",),
         recipe=Recipe(),
@@ -112,6 +112,7 @@ def test_a_sweep_goes_on_with_other_settings_of_how_it_runs(started, identity) -
         spot=SpotConfig(poll_s=1.0),
     )
     begin(store, "first", msgspec.structs.replace(identity, config=config), resume=True)
+    assert check_name(store, "first", True, config) == before
     assert store.read("runs/first/sweep.json") == before
 
 
@@ -124,7 +125,8 @@ def test_what_differs_from_the_start_of_a_sweep_is_named(started, identity) -> N
     fees = Recipe(fees=Fees(taker_bps=61.0))
     for changes, message in (
         ({"train": train}, "sweep.train.model.lstm_hidden, sweep.train.epochs"),
-        ({"space": {"objective": ["bce"]}}, "sweep.space"),
+        ({"space": {"objective": ["bce"], "seed": [1]}}, "sweep.space"),
+        ({"space": {"seed": [1], "objective": ["mse"]}}, "sweep.space"),
         ({"seed": 3, "max_failures": 3}, "sweep.seed"),
         ({"asha": AshaConfig(enabled=True)}, "sweep.asha.enabled"),
         ({"train": LINEAR}, "sweep.train.model.name"),
@@ -132,6 +134,8 @@ def test_what_differs_from_the_start_of_a_sweep_is_named(started, identity) -> N
         other = msgspec.structs.replace(identity, config=msgspec.structs.replace(config, **changes))
         with pytest.raises(QuaverError, match=f"with another value of .*{re.escape(message)}"):
             begin(store, "first", other, resume=True)
+        with pytest.raises(QuaverError, match=re.escape(message)):
+            check_name(store, "first", True, other.config)
     for changes, message in (
         ({"products": ("ETH-USD",)}, "the universe"),
         ({"trained": ("ETH-USD",)}, "the products in train"),
@@ -145,9 +149,10 @@ def test_what_differs_from_the_start_of_a_sweep_is_named(started, identity) -> N
 
 def test_a_damaged_note_of_the_start_is_named(started, identity) -> None:
     store, _ = started
-    store.write("runs/first/sweep.json", b"{")
-    with pytest.raises(QuaverError, match=r"runs/first/sweep\.json .* cannot be read"):
-        begin(store, "first", identity, resume=True)
+    for content in (b"{", b"[]"):
+        store.write("runs/first/sweep.json", content)
+        with pytest.raises(QuaverError, match=r"runs/first/sweep\.json .* cannot be read"):
+            begin(store, "first", identity, resume=True)
 
 
 @pytest.mark.slow

@@ -267,6 +267,7 @@ def test_resources_that_would_run_no_trial_or_two_names_of_one_are_refused(
     small: TrainConfig,
 ) -> None:
     for resources, message in (
+        ({"cpu": 1e-5}, "trial_resources: cpu must be given, and more than 0"),
         ({"cpu": 0.0}, "trial_resources: cpu must be given, and more than 0"),
         ({"gpu": 1.0}, "trial_resources: cpu must be given"),
         ({"CPU": 1.0}, "trial_resources: write cpu, not CPU"),

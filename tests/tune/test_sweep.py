@@ -103,6 +103,11 @@ class Bucket(Store):
     def exists(self, path: str) -> bool:
         return self._fs.get_file_info(f"{self._base}/{path}").type == pyarrow.fs.FileType.File
 
+    def sizes(self, under: str) -> dict[str, int]:
+        selector = pyarrow.fs.FileSelector(f"{self._base}/{under}", recursive=True)
+        found = [one for one in self._fs.get_file_info(selector) if one.is_file]
+        return {one.path.removeprefix(f"{self._base}/"): one.size for one in found}
+
     def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
         self.write(path, change(self.read(path) if self.exists(path) else None))
 
