@@ -13,7 +13,7 @@ from actors.store import Store
 from tests.tune.test_sweep import _stopped, sweep  # noqa: F401
 from tune.config import AshaConfig, SweepConfig
 from tune.snapshot import restorable
-from tune.sweep import run_sweep
+from tune.sweep import SweepProgress, run_sweep
 from tune.trial_state import FILE, Epoch, TrialFile
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -123,10 +123,13 @@ def test_a_sweep_goes_on_whatever_has_become_of_tunes_files(
         shutil.rmtree(folder)
         shutil.copytree(kept, folder)
         damage(folder)
-        assert restorable(store, "runs/grid", config) is goes_on[of is _search], damage.__name__
-        if damage is the_searcher_is_gone:
-            continue  # As when it was cut short: `restorable` has removed it.
-        result = run_sweep(**sweep, resume=True)
+        if damage is the_searcher_is_gone:  # Which is all that is left where it was cut short.
+            assert restorable(store, "runs/grid", config) is goes_on[of is _search]
+            continue
+        seen: list[SweepProgress] = []
+        result = run_sweep(**sweep, resume=True, on_progress=seen.append)
+        # From Tune's table, or trial by trial from their own files.
+        assert (seen[0].finished_epochs >= 3) is goes_on[of is _search], damage.__name__
         rows = [(row.name, row.metrics, row.stopped_early, row.error) for row in result.trials]
         wanted = [(r.name, r.metrics, r.stopped_early, "") for r in undisturbed.trials]
         assert rows == wanted, damage.__name__
