@@ -155,7 +155,8 @@ def _check_combinations(config: SweepConfig, probes: dict[str, list[Any]]) -> No
     Optuna may come upon any combination. Draws at random are known, so there each value need only
     be possible beside some others.
     """
-    possible, failed = set(), {}
+    possible: set[tuple[int, int]] = set()
+    failed: dict[tuple[int, int], QuaverError] = {}
     for at in _combinations(config.seed, list(map(len, probes.values()))):
         params = {key: probes[key][i] for key, i in zip(probes, at, strict=True)}
         try:
