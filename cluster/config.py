@@ -157,6 +157,8 @@ def load_config(path: Path | None, overrides: list[str]) -> Config:
     for override in overrides:
         _merge(values, _parse(override), f"--set {override}", replaced)
     for name, number in _numbers(values):
+        if isinstance(number, int) and number.bit_length() > 63:
+            raise QuaverError(f"configuration: {name} is a whole number beyond 64 bits")
         if not math.isfinite(number):
             raise QuaverError(f"configuration: {name} is {number}; give a finite number")
     try:
@@ -191,6 +193,11 @@ def _check(config: Config) -> None:
             f"configuration: rest_url: {config.rest_url!r} is no address; write it like {LIVE_REST}"
         )
     check_space(config.sweep)
+    if config.sweep.train.model.products != len(UNIVERSE):
+        raise QuaverError(
+            f"configuration: sweep.train.model.products is {config.sweep.train.model.products}, "
+            f"but there are {len(UNIVERSE)} products; leave it out"
+        )
     if abs(sum(config.split) - 1) > 1e-9:
         raise QuaverError(f"configuration: split {config.split} must sum to 1")
 
@@ -243,8 +250,8 @@ def _merge(
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Yield every float with the dotted name of its key."""
-    if isinstance(value, float):
+    """Yield every number with the dotted name of its key."""
+    if isinstance(value, float | int):
         yield name, value
     elif isinstance(value, dict):
         for key, inner in value.items():

@@ -148,7 +148,7 @@ def sweep(
     from tune.run_folder import check_name
 
     chosen, store = load_config(config, set_ or []), Store(data)
-    check_name(store, name, resume)  # Before a Ray is started for it.
+    check_name(store, name, resume, chosen.sweep)  # Before a Ray is started for it.
     with Display(console) as display, display.stage("sweep") as stage:
         stage.update(0, 1, "starting Ray")
         with ray_session(chosen.ray_address):

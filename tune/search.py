@@ -6,10 +6,12 @@ whatever can be configured can be swept, and a typo is an error before anything 
 no state that a killed sweep could lose.
 """
 
+import contextlib
 import difflib
+import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,6 +24,11 @@ from tune.models import MODEL_KEYS, changed
 RANGES = ("uniform", "log", "integer")  # [low, high], both included.
 CHOICE = "choice"
 _NAME_CHARACTERS = 100  # A folder has this name.
+MOST_TRIALS = 10_000  # Tune keeps all in one table, written every two seconds.
+_MOST_PROBES = 4096
+_WHOLE = 2**63 - 1  # What configuration files hold, and Optuna and numpy draw.
+_LEAST_CPU = 1e-4  # Ray counts no finer.
+_OWN_NAMES = ("cpu", "gpu")  # Ray takes CPU for the same: given both, it would drop one.
 _INSIDE = 0.381966  # A number between two bounds that hits no round one.
 
 
@@ -49,9 +56,7 @@ def variant(config: SweepConfig, index: int, before: Sequence[Tried] = ()) -> Va
     """
     drawn = {key: given for key, given in config.space.items() if isinstance(given, dict)}
     if config.search == "optuna":
-        from tune.suggest import suggest  # A third of a second.
-
-        params = suggest(drawn, (config.seed, index), list(before))
+        params = _suggested(config, drawn, index, list(before))
     else:
         params, rest = {}, index
         for key, values in reversed(_lists(config).items()):
@@ -63,6 +68,22 @@ def variant(config: SweepConfig, index: int, before: Sequence[Tried] = ()) -> Va
     return Variant(_name(index, params), params, configured(config.train, params))
 
 
+def _suggested(
+    config: SweepConfig, drawn: dict[str, dict[str, Any]], index: int, before: list[Tried]
+) -> dict[str, Any]:
+    """Return what Optuna suggests; where that cannot be, the first seeded draw that can."""
+    from tune.suggest import suggest  # A third of a second.
+
+    params = suggest(drawn, (config.seed, index), before)
+    rng = np.random.default_rng((config.seed, index))
+    for _ in range(_MOST_PROBES):
+        with contextlib.suppress(QuaverError):
+            configured(config.train, params)
+            break
+        params = {key: _draw(given, rng) for key, given in drawn.items()}
+    return params
+
+
 def most_epochs(config: SweepConfig) -> int:
     """Return how many epochs the longest trial takes."""
     given = config.space.get("epochs")
@@ -70,46 +91,38 @@ def most_epochs(config: SweepConfig) -> int:
 
 
 def configured(train: TrainConfig, params: dict[str, Any]) -> TrainConfig:
-    """Return `train` with these values by dotted path; QuaverError where one does not fit."""
-    # A table before what is in it, and which model it is before both.
-    for key in sorted(params, key=lambda key: (key not in MODEL_KEYS, key.count("."))):
-        fields = msgspec.to_builtins(train)
-        *parents, last = key.split(".")
-        target = fields
-        for parent in parents:
-            target = target.get(parent) if isinstance(target, dict) else None
-        if not isinstance(target, dict) or last not in target:
-            (near,) = difflib.get_close_matches(key, _paths(fields), n=1, cutoff=0.0)
-            raise QuaverError(
-                f"sweep: {key!r} in the space is not a field of the training config; "
-                f"did you mean {near}?"
-            )
-        if key in MODEL_KEYS:
-            given = params[key] if key == "model" else {"name": params[key]}
-            fields["model"] = changed(fields["model"], given, f"sweep: {key!r} in the space")
-        else:
-            target[last] = params[key]
-        try:
-            train = msgspec.convert(fields, TrainConfig)
-        except msgspec.ValidationError as error:
-            raise QuaverError(
-                f"sweep: the value {params[key]!r} of {key!r} in the space does not fit: {error}"
-            ) from error
-    return train
+    """Return `train` with these values by dotted path; QuaverError where they do not fit."""
+    try:
+        found = msgspec.convert(_fields(train, params), TrainConfig)
+    except msgspec.ValidationError as error:
+        guilty = _guilty(train, params)
+        values = " and ".join(f"the value {params[key]!r} of {key!r}" for key in guilty)
+        fit = "does not fit" if len(guilty) == 1 else "do not fit together"
+        raise QuaverError(f"sweep: {values} in the space {fit}: {error}") from error
+    if found.model.products != train.model.products:
+        raise QuaverError(
+            "sweep: model.products is nothing to search: it is how many products there are; take "
+            "it out of the space"
+        )
+    return found
 
 
 def check_space(config: SweepConfig) -> None:
     """Raise a QuaverError that names the key unless every trial can be configured."""
+    _check_resources(config.trial_resources)
     lists = list(_lists(config))
-    for key, given in config.space.items():
-        for value in _probes(key, given):
-            if "." not in key or key.split(".")[0] not in config.space:
-                configured(config.train, {key: value})
+    probes = {key: _probes(key, given) for key, given in config.space.items()}
     if config.search == "optuna" and lists:
         raise QuaverError(
             f"sweep: {lists[0]!r} in the space is a list, which is tried in full; optuna draws: "
             f"write {{{CHOICE} = [...]}}"
         )
+    if trials(config) > MOST_TRIALS:
+        raise QuaverError(
+            f"sweep: the space and samples make {trials(config):,} trials; a sweep takes at most "
+            f"{MOST_TRIALS:,}"
+        )
+    _check_combinations(config, probes)
     if len(lists) == len(config.space) and config.samples > 1:
         raise QuaverError(
             f"sweep: samples is {config.samples}, but the space has nothing to draw: every trial "
@@ -125,8 +138,90 @@ def check_space(config: SweepConfig) -> None:
             variant(config, index)
 
 
+def _check_resources(resources: dict[str, float]) -> None:
+    for name in resources:
+        if name.lower() in _OWN_NAMES and name not in _OWN_NAMES:
+            raise QuaverError(f"sweep.trial_resources: write {name.lower()}, not {name}")
+    if resources.get("cpu", 0) < _LEAST_CPU:
+        raise QuaverError(
+            "sweep.trial_resources: cpu must be given, and more than 0: it sets how many trials "
+            "run at once"
+        )
+
+
+def _check_combinations(config: SweepConfig, probes: dict[str, list[Any]]) -> None:
+    """Try the values that each key may take at its extremes, together with those of the others.
+
+    Optuna may come upon any combination. Draws at random are known, so there each value need only
+    be possible beside some others.
+    """
+    possible: set[tuple[int, int]] = set()
+    failed: dict[tuple[int, int], QuaverError] = {}
+    for at in _combinations(config.seed, list(map(len, probes.values()))):
+        params = {key: probes[key][i] for key, i in zip(probes, at, strict=True)}
+        try:
+            configured(config.train, params)
+        except QuaverError as error:
+            if config.search == "optuna":
+                raise QuaverError(f"{error}; optuna may draw any combination") from error
+            for place in enumerate(at):
+                failed.setdefault(place, error)
+        else:
+            possible.update(enumerate(at))
+    for place, error in failed.items():
+        if place not in possible:
+            raise error
+
+
+def _combinations(seed: int, lengths: list[int]) -> Iterable[tuple[int, ...]]:
+    """Return a position in each of so many lists: all combinations, or some thousands drawn."""
+    if math.prod(lengths) <= _MOST_PROBES:
+        return itertools.product(*map(range, lengths))
+    rng, n = np.random.default_rng(seed), max(_MOST_PROBES, *lengths)
+    return zip(*((rng.permutation(n) % length).tolist() for length in lengths), strict=True)
+
+
+def _fields(train: TrainConfig, params: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of `train` with these values, which may not fit yet."""
+    fields: dict[str, Any] = msgspec.to_builtins(train)
+    # A table before what is in it, and which model it is before both.
+    for key in sorted(params, key=lambda key: (key not in MODEL_KEYS, key.count("."))):
+        *parents, last = key.split(".")
+        target = fields
+        for parent in parents:
+            target = target.get(parent) if isinstance(target, dict) else None
+        if not isinstance(target, dict) or last not in target:
+            (near,) = difflib.get_close_matches(key, _paths(fields), n=1, cutoff=0.0)
+            raise QuaverError(
+                f"sweep: {key!r} in the space is not a field of the training config; "
+                f"did you mean {near}?"
+            )
+        if key in MODEL_KEYS:
+            given = params[key] if key == "model" else {"name": params[key]}
+            fields["model"] = changed(fields["model"], given, f"sweep: {key!r} in the space")
+        else:
+            target[last] = params[key]
+    return fields
+
+
+def _guilty(train: TrainConfig, params: dict[str, Any]) -> list[str]:
+    """Return the keys without whose values the others fit; all where no single one is to blame."""
+    return [key for key in params if _fits(train, params, key)] or list(params)
+
+
+def _fits(train: TrainConfig, params: dict[str, Any], without: str) -> bool:
+    rest = {key: value for key, value in params.items() if key != without}
+    try:
+        msgspec.convert(_fields(train, rest), TrainConfig)
+    except (QuaverError, msgspec.ValidationError):
+        return False
+    return True
+
+
 def _probes(key: str, given: Any) -> list[Any]:
     """The values to try a key with; QuaverError where it is not written as it should be."""
+    if not _representable(given):
+        raise QuaverError(f"sweep: {key!r} in the space has a whole number beyond 64 bits")
     if isinstance(given, dict) and len(given) == 1:
         ((kind, values),) = given.items()
         if kind == CHOICE and isinstance(values, list) and values:
@@ -141,6 +236,12 @@ def _probes(key: str, given: Any) -> list[Any]:
     )
 
 
+def _representable(given: Any) -> bool:
+    if isinstance(given, dict | list):
+        return all(map(_representable, given.values() if isinstance(given, dict) else given))
+    return not isinstance(given, int) or abs(given) <= _WHOLE
+
+
 def _range_probes(key: str, kind: str, values: Any) -> list[float]:
     types = (int,) if kind == "integer" else (int, float)
     fits = isinstance(values, list) and len(values) == 2
@@ -151,6 +252,8 @@ def _range_probes(key: str, kind: str, values: Any) -> list[float]:
             f"not {values!r}"
         )
     low, high = values
+    if not math.isfinite(high - low):
+        raise QuaverError(f"sweep: {key!r} in the space: from {low!r} to {high!r} is too far")
     if kind == "log" and low <= 0:
         raise QuaverError(f"sweep: {key!r} in the space: log takes numbers above 0, not {low!r}")
     if kind == "integer":

@@ -29,6 +29,7 @@ from tune.results import SweepResult, finish
 from tune.run_folder import RUNS, Identity, Splits, begin, check_name, digest, folder, trained_on
 from tune.schedule import Halving, Suggestions, name_of, params_of, trial_config
 from tune.search import check_space, configured, trials
+from tune.snapshot import restorable
 from tune.trial import run_trial
 
 _OUTAGES = 20  # Of the server that end Tune, in one sweep.
@@ -212,18 +213,12 @@ def _tuner(
     progress: _Progress,
     resume: bool,
 ) -> ray_tune.Tuner:
-    callbacks = [progress, OwnErrors(config.max_failures), Curves()]
-    path, filesystem = store.full_path(folder(name)), None if store.is_local else store.filesystem
-    scheduler = Halving(config) if config.asha.enabled else None
-    if resume and ray_tune.Tuner.can_restore(path, storage_filesystem=filesystem):
-        tuner = ray_tune.Tuner.restore(
-            path, trainable=trainable, resume_errored=True, storage_filesystem=filesystem
+    filesystem = None if store.is_local else store.filesystem
+    going_on = {}
+    if resume and restorable(store, folder(name), config):
+        going_on["resume_config"] = ray_tune.ResumeConfig(
+            errored=ray_tune.ResumeConfig.ResumeType.RESUME
         )
-        # `restore` takes none of these, and brings back those that were pickled at the start.
-        tuner._local_tuner.get_run_config().callbacks = callbacks
-        tuner._local_tuner._tune_config.search_alg = progress.search
-        tuner._local_tuner._tune_config.scheduler = scheduler
-        return tuner
     space = {}
     if progress.search is None:
         every = [trial_config(config, index)["trial"] for index in range(trials(config))]
@@ -233,7 +228,7 @@ def _tuner(
         param_space=space,
         tune_config=ray_tune.TuneConfig(
             search_alg=progress.search,
-            scheduler=scheduler,
+            scheduler=Halving(config) if config.asha.enabled else None,
             reuse_actors=True,  # A new worker imports torch and Ray for three seconds.
             trial_name_creator=name_of,
             trial_dirname_creator=name_of,
@@ -243,9 +238,11 @@ def _tuner(
             storage_path=store.full_path(RUNS),
             storage_filesystem=filesystem,
             failure_config=ray_tune.FailureConfig(max_failures=-1),  # `OwnErrors` decides.
-            callbacks=callbacks,
+            callbacks=[progress, OwnErrors(config.max_failures), Curves()],
             verbose=0,
         ),
+        # `Tuner.restore` would add settings pickled at the start, in a file that may be cut short.
+        _tuner_kwargs=going_on,
     )
 
 
@@ -256,8 +253,6 @@ def _check(config: SweepConfig, products: tuple[str, ...]) -> None:
             f"sweep: the model is configured for {config.train.model.products} products, the "
             f"universe has {len(products)}"
         )
-    if "cpu" not in {key.lower() for key in config.trial_resources}:
-        raise QuaverError("sweep: trial_resources must name cpu")
 
 
 def _nodes() -> list[dict[str, float]]:

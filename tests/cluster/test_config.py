@@ -129,7 +129,11 @@ def test_a_feed_is_simulated_or_a_websocket(url: str) -> None:
         ("sweep.space.learning_rate=[1e-3,inf]", "sweep.space.learning_rate is inf"),
         ("sweep.trial_resources.gpu=-inf", "sweep.trial_resources.gpu is -inf"),
         ("sweep.trial_resources.gpu=-1", "$.sweep.trial_resources"),
-        ("sweep.trial_resources.CPU=2", "$.sweep.trial_resources"),
+        ("sweep.train.epochs=9223372036854775808", "sweep.train.epochs is a whole number beyond"),
+        ("sweep.space={seed=[9223372036854775808]}", "sweep.space.seed is a whole number beyond"),
+        ("sweep.train.model.products=2", "sweep.train.model.products is 2, but there are 55"),
+        ("sweep.trial_resources.CPU=2", "sweep.trial_resources: write cpu, not CPU"),
+        ("sweep.trial_resources.cpu=0", "sweep.trial_resources: cpu must be given"),
         ("sweep.trial_resources.gpu=many", "$.sweep.trial_resources"),
         ("sweep.trial_resources=2", "sweep.trial_resources is a table of keys"),
         ('sweep.space={"model.lstm_hiden"=[8]}', "did you mean model.lstm_hidden?"),
@@ -178,3 +182,8 @@ def test_the_cluster_file_fits_rays_schema() -> None:
     market = config["available_node_types"]["spot"]["node_config"]["InstanceMarketOptions"]
     assert market["MarketType"] == "spot"
     assert "make setup" in config["setup_commands"][-1]
+
+
+def test_6_keys_of_a_space_given_one_by_one_are_all_kept() -> None:
+    given = ["sweep.space.learning_rate=[0.1]", 'sweep.space.objective=["mse", "bce"]']
+    assert set(load_config(None, given).sweep.space) == {"learning_rate", "objective"}

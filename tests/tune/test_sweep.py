@@ -107,6 +107,11 @@ class Bucket(Store):
     def exists(self, path: str) -> bool:
         return self._fs.get_file_info(f"{self._base}/{path}").type == pyarrow.fs.FileType.File
 
+    def sizes(self, under: str) -> dict[str, int]:
+        selector = pyarrow.fs.FileSelector(f"{self._base}/{under}", recursive=True)
+        found = [one for one in self._fs.get_file_info(selector) if one.is_file]
+        return {one.path.removeprefix(f"{self._base}/"): one.size for one in found}
+
     def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
         self.write(path, change(self.read(path) if self.exists(path) else None))
 
@@ -221,14 +226,18 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
     assert 3 <= before < 2 * epochs
     with pytest.raises(QuaverError, match=r"exists; .*--resume"):
         run_sweep(**sweep)
-    other = msgspec.structs.replace(sweep["config"], max_failures=1)
+    other = msgspec.structs.replace(sweep["config"], seed=1)
     foreign = under(tmp_path / "foreign", make_samples(2000), Recipe())
-    for change in ({"config": other}, {"samples": foreign}):
-        with pytest.raises(QuaverError, match="another configuration, universe, recipe"):
+    for change, what in (({"config": other}, "sweep.seed"), ({"samples": foreign}, "fees.taker_b")):
+        with pytest.raises(QuaverError, match=f"was started with another value of {what}"):
             run_sweep(**{**sweep, **change}, resume=True)
 
     progress = []
+    sweep["config"] = msgspec.structs.replace(
+        sweep["config"], trial_resources={"cpu": 2.0}, max_failures=1
+    )
     result = run_sweep(**sweep, resume=True, on_progress=progress.append)
+    assert max(report.running_trials for report in progress) == 1  # That is all that fits.
     # A trial may have stored one epoch that Tune had not heard of yet.
     assert progress[0].finished_epochs >= before - len(NAMES)
     assert progress[-1].finished_epochs == 2 * epochs
