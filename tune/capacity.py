@@ -14,7 +14,21 @@ from market.errors import QuaverError
 LOOK_S = 2.0  # Between two looks at the nodes.
 REPEAT_S = 10.0  # Between two warnings.
 BUSY_S = 30.0  # Without a running trial, before nodes that fit are called busy.
+LEAST_CPU = 1e-4  # Ray counts no finer.
 _RAYS_NAMES = {"cpu": "CPU", "gpu": "GPU"}
+
+
+def check_resources(needed: Mapping[str, float]) -> None:
+    """Raise a QuaverError where Ray would take a trial's resources otherwise than they look."""
+    for name in needed:
+        if name.lower() in _RAYS_NAMES and name not in _RAYS_NAMES:
+            # CPU is the same to Ray: given both, one would be dropped.
+            raise QuaverError(f"sweep.trial_resources: write {name.lower()}, not {name}")
+    if needed.get("cpu", 0) < LEAST_CPU:
+        raise QuaverError(
+            "sweep.trial_resources: cpu must be given, and more than 0: it sets how many trials "
+            "run at once"
+        )
 
 
 def shortage(needed: Mapping[str, float], nodes: Iterable[Mapping[str, float]]) -> str:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from market.errors import QuaverError
+from tune.capacity import check_resources
 from tune.config import SweepConfig, TrainConfig
 from tune.models import MODEL_KEYS, changed
 
@@ -27,8 +28,6 @@ _NAME_CHARACTERS = 100  # A folder has this name.
 MOST_TRIALS = 10_000  # Tune keeps all in one table, written every two seconds.
 _MOST_PROBES = 4096
 _WHOLE = 2**63 - 1  # What configuration files hold, and Optuna and numpy draw.
-_LEAST_CPU = 1e-4  # Ray counts no finer.
-_OWN_NAMES = ("cpu", "gpu")  # Ray takes CPU for the same: given both, it would drop one.
 _INSIDE = 0.381966  # A number between two bounds that hits no round one.
 
 
@@ -109,7 +108,7 @@ def configured(train: TrainConfig, params: dict[str, Any]) -> TrainConfig:
 
 def check_space(config: SweepConfig) -> None:
     """Raise a QuaverError that names the key unless every trial can be configured."""
-    _check_resources(config.trial_resources)
+    check_resources(config.trial_resources)
     lists = list(_lists(config))
     probes = {key: _probes(key, given) for key, given in config.space.items()}
     if config.search == "optuna" and lists:
@@ -136,17 +135,6 @@ def check_space(config: SweepConfig) -> None:
     if config.search == "random":
         for index in range(trials(config)):
             variant(config, index)
-
-
-def _check_resources(resources: dict[str, float]) -> None:
-    for name in resources:
-        if name.lower() in _OWN_NAMES and name not in _OWN_NAMES:
-            raise QuaverError(f"sweep.trial_resources: write {name.lower()}, not {name}")
-    if resources.get("cpu", 0) < _LEAST_CPU:
-        raise QuaverError(
-            "sweep.trial_resources: cpu must be given, and more than 0: it sets how many trials "
-            "run at once"
-        )
 
 
 def _check_combinations(config: SweepConfig, probes: dict[str, list[Any]]) -> None:
@@ -230,9 +218,12 @@ def _probes(key: str, given: Any) -> list[Any]:
             return _range_probes(key, kind, values)
     elif isinstance(given, list) and given:
         return given
+    hint = ""
+    if isinstance(given, dict) and given.keys().isdisjoint((*RANGES, CHOICE)):
+        hint = "; a dotted path is one key, in quotes"
     raise QuaverError(
         f"sweep: {key!r} in the space is {given!r}; give a list of values, {{{CHOICE} = [...]}}, "
-        f"or {{{' | '.join(RANGES)} = [low, high]}}"
+        f"or {{{' | '.join(RANGES)} = [low, high]}}{hint}"
     )
 
 

@@ -184,6 +184,8 @@ def test_the_cluster_file_fits_rays_schema() -> None:
     assert "make setup" in config["setup_commands"][-1]
 
 
-def test_6_keys_of_a_space_given_one_by_one_are_all_kept() -> None:
+def test_keys_of_a_space_given_one_by_one_are_all_kept_and_take_the_place_of_the_defaults() -> None:
     given = ["sweep.space.learning_rate=[0.1]", 'sweep.space.objective=["mse", "bce"]']
     assert set(load_config(None, given).sweep.space) == {"learning_rate", "objective"}
+    quoted = load_config(None, ['sweep.space."model.lstm_hidden"=[8]']).sweep.space
+    assert quoted == {"model.lstm_hidden": [8]}

@@ -149,23 +149,14 @@ def test_samples_too_few_to_split_are_said_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b'{"name": "sw'])
-def test_5_a_table_that_is_missing_or_damaged_is_named(root: Store, content: bytes | None) -> None:
-    """Finding 5 of the review of sweeps: the model is written before the table."""
-    from tune.results import RESULTS_FILE
-    from tune.run_folder import Identity, begin, digest, trained_on
-
-    config = load_config(None, [])
-    ship(root, Recipe())
-    _, samples, splits = stages.split_samples(root, config)
-    known = Identity(
-        config=config.sweep,
-        products=stages.PRODUCT_IDS,
-        trained=("BTC-USD",),
-        recipe=Recipe(),
-        data_sha256=digest(*trained_on(samples, splits)),
-    )
-    begin(root, "sweep", known, False)
+def test_a_table_of_trials_that_is_missing_or_damaged_is_named_before_the_look(
+    judged: Store, content: bytes | None
+) -> None:
+    """The model is written before it."""
+    path = f"runs/sweep/{RESULTS_FILE}"
+    judged.delete(path)
     if content is not None:
-        root.write(f"runs/sweep/{RESULTS_FILE}", content)
-    with pytest.raises(QuaverError, match=RESULTS_FILE):
-        judge(root, config, "sweep", Silent())
+        judged.write(path, content)
+    with pytest.raises(QuaverError, match=f"{RESULTS_FILE}.*--resume"):
+        judge(judged, load_config(None, []), "sweep", Silent())
+    assert not judged.exists(LOOKS_PATH)
