@@ -60,7 +60,7 @@ def ratio_bootstrap(
     if below.min() <= 0:
         return None
     tail = 50 * (1 - coverage)
-    low, high = np.percentile(above / below, [tail, 100 - tail])
+    low, high = map(float, np.percentile(above / below, [tail, 100 - tail]))
     mean = float(gains.sum() / against.sum())
     wider = _widening(gains - mean * against, blocks, coverage)
     return Interval(mean, mean - wider * (mean - low), mean + wider * (high - mean), blocks)
