@@ -173,7 +173,7 @@ def report(
 
     Confusion matrix, calibration and value captured, beside the lines that take no skill and a
     linear and a boosted model trained here; a backtest with reserves and fees beside buy-and-hold
-    and the label oracle. How many models have looked at this test split is counted and said.
+    and the label oracle. How often this test split was looked at is counted and said.
     """
     from actors.store import Store
     from cluster import judge as judging

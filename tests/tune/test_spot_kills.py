@@ -295,9 +295,10 @@ def _drawn(store: Store, folder: str) -> list[int]:
 def test_a_sweep_outlives_all_that_it_loses(
     sweep: Sweep, machines: Machines, root: str, request: pytest.FixtureRequest
 ) -> None:
-    """Ten machines (one with notice), a worker, the driver, and once the S3 server, in epochs.
+    """Eleven machines (one with notice), a worker, the driver, and once the S3 server, in epochs.
 
-    A replacement comes at once, once the other machine has gone on, or, for the last, never.
+    A replacement comes at once, once the other machine has gone on, or, for the last, never; once
+    there is no machine left.
     """
     server: S3Server | None = None
     if root.startswith("s3://"):
@@ -318,6 +319,9 @@ def test_a_sweep_outlives_all_that_it_loses(
         if kill == 5 and server:
             server.kill9()
         machines.lose(machines.of(saved["pid"]))
+        if kill == 4:
+            machines.lose(machines.running[0])
+            machines.add()
         if kill == 5 and server:
             time.sleep(OUTAGE_S)
             server.restart()
@@ -333,7 +337,7 @@ def test_a_sweep_outlives_all_that_it_loses(
     sweep.finished()
     reads = [read for read in sweep.lines("read") if read["trial"] == at_batch["trial"]]
     assert at_batch["of"] in [read["of"] for read in reads if read["at"] > at_batch["at"]]
-    assert len(sweep.lines("node lost")) == NODE_KILLS
+    assert len(sweep.lines("node lost")) == NODE_KILLS + 1
     assert_no_more_than_the_running_epoch_was_repeated(sweep)
     assert_as_undisturbed(root)
 
