@@ -82,7 +82,7 @@ def test_the_demo_trades_and_writes_a_report_twice_and_its_model_is_served(
     assert sum(map(sum, score["confusion"])) == score["samples"] > 0
     assert set(score["others"]) == {"persistence", "linear", "boosted"}
     assert numbers["validation"]["samples"] > 0
-    assert numbers["looks"] == {"models": 1, "of_this_sweep": 1, "number": 1}
+    assert numbers["looks"] == {"looks": 1, "of_this_sweep": 1, "number": 1}
     groups = ([p["score"] for p in numbers["products"]], numbers["days"].values())
     assert [sum(g["samples"] for g in group) for group in groups] == 2 * [score["samples"]]
 
