@@ -119,7 +119,7 @@ def _table(data: bytes, where: str) -> pa.Table:
         schema = file.schema_arrow
         for field in EXTERNAL_SCHEMA:
             _check_column(where, schema, field)
-        table = file.read(columns=EXTERNAL_SCHEMA.names)
+        table = file.read(columns=EXTERNAL_SCHEMA.names, use_threads=False)
     except (pa.ArrowException, OSError) as e:
         raise QuaverError(f"{where} cannot be read: {e}; {_HINT}") from None
     for name in EXTERNAL_SCHEMA.names:

@@ -176,7 +176,9 @@ def decode_table(data: bytes, where: str, schema: pa.Schema, version: str) -> pa
 
 def _readable(data: bytes, where: str, version: str) -> pa.Table:
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        # Without Arrow's threads, which `pq.read_table` starts: one that is still busy when the
+        # process ends may abort it (apache/arrow#34314).
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     except (pa.ArrowException, OSError) as e:
         raise QuaverError(f"{where} cannot be read: {e}; build it again") from e
     found = (table.schema.metadata or {}).get(b"format", b"none").decode()
