@@ -22,13 +22,14 @@ from datasets.batches import Part
 from datasets.splits import split_by_time
 from market.actions import Action, Fees
 from market.labels import advantage
+from market.policy import choices
 from market.products import product
 from market.windows import BEAT_NS
 from sim.flow import FlowConfig
 from tune.baselines import FITTED
 from tune.bootstrap import Interval, decision_bootstrap
 from tune.config import TrainConfig
-from tune.evaluate import choices, predict
+from tune.evaluate import predict
 from tune.models import CONFIGS, build
 from tune.objectives import Objective
 from tune.training import train

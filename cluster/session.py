@@ -18,6 +18,7 @@ import ray
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
+from ray._private.grpc_utils import init_grpc_channel
 from ray.exceptions import RayError
 
 from market.errors import QuaverError
@@ -81,9 +82,7 @@ def _check_reachable(address: str) -> None:
         return
     try:
         socket.create_connection((host, int(port)), _REACH_S).close()
-        if "RAY_USE_TLS" in os.environ:
-            return
-        with grpc.insecure_channel(address) as channel:
+        with init_grpc_channel(address) as channel:  # With TLS, if Ray is told to use it.
             grpc.channel_ready_future(channel).result(_REACH_S)
     except grpc.FutureTimeoutError:
         raise QuaverError(

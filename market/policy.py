@@ -36,6 +36,21 @@ def decide(values: NDArray[np.float64], allowed: NDArray[np.bool_], min_edge_bps
     return best
 
 
+def choices(values: NDArray[np.float64], min_edge_bps: float = 0.0) -> NDArray[np.int64]:
+    """Return what `decide` takes per row of `values` (f8[n, 5]) if all actions are allowed, [n].
+
+    ValueError for other shapes and dtypes, values that are not finite, and an edge as in `decide`.
+    """
+    if not isinstance(values, np.ndarray) or values.dtype != np.float64:
+        raise ValueError(f"values must be float64[n, {len(Action)}], got {values!r}")
+    if values.ndim != 2 or values.shape[1] != len(Action):
+        raise ValueError(f"values must be float64[n, {len(Action)}], got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("values must be finite")
+    acts = values.max(axis=1) > values[:, Action.NO_OP] + number("min_edge_bps", min_edge_bps)
+    return np.where(acts, values.argmax(axis=1), Action.NO_OP)
+
+
 def _checked_five(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> list[Any]:
     if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != (len(Action),):
         raise ValueError(f"{name} must be {dtype}[{len(Action)}], got {array!r}")

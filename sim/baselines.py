@@ -104,7 +104,7 @@ def break_even_taker_bps(model: BacktestResult) -> float | None:
     return bps if bps >= 0 else None
 
 
-class Significance(msgspec.Struct, frozen=True, kw_only=True):
+class MeanExcess(msgspec.Struct, frozen=True, kw_only=True):
     """Mean excess per beat with its 95 % interval."""
 
     mean_usd: float
@@ -115,11 +115,11 @@ class Significance(msgspec.Struct, frozen=True, kw_only=True):
     includes_zero: bool
 
 
-def significance(result: BacktestResult, seed: int = 0) -> Significance | None:
+def significance(result: BacktestResult, seed: int = 0) -> MeanExcess | None:
     """Return the block bootstrap of the excess per beat; None where there are too few beats."""
     gains = np.diff(result.equity_usd - result.hold_usd, prepend=0.0)
     interval = block_bootstrap(gains, seed)
-    return interval and Significance(
+    return interval and MeanExcess(
         mean_usd=interval.mean,
         low_usd=interval.low,
         high_usd=interval.high,
@@ -136,7 +136,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     buy_and_hold: BacktestResult
     oracle: BacktestResult
     fee_table: FeeTable
-    significance: Significance | None
+    significance: MeanExcess | None
 
 
 def compare(

@@ -13,14 +13,13 @@ import jinja2
 import msgspec
 
 from market.actions import Action
-from sim.baselines import Comparison, Significance
+from sim.baselines import Comparison, MeanExcess
 from sim.plots import BEAT_S, plots, usd
-from tune import significance
 from tune.bootstrap import BLOCK_BEATS, Interval
 from tune.evaluate import Baseline, Evaluation
 from tune.looks import Looks
 from tune.scoring import GroupScore
-from tune.significance import in_words
+from tune.significance import Significance, in_words
 
 FEW_BLOCKS = 30  # Fewer are called few.
 CURVES = ("beats", "equity_usd", "hold_usd", "deposited_usd")
@@ -65,7 +64,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     mode: str  # "max" or "min"
     winner: str
     trials: list[Trial]
-    significance: significance.Significance | None  # None where validation is too short.
+    significance: Significance | None  # None where validation is too short.
 
 
 class Live(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,7 +166,7 @@ def _beaten(score: Evaluation) -> list[str]:
     return [f"{said}; {_sure(best.lead_interval)}."]
 
 
-def _sure(interval: Interval | Significance | None) -> str:
+def _sure(interval: Interval | MeanExcess | None) -> str:
     if interval is None:
         return "there are too few beats to tell this from chance"
     if interval.includes_zero:

@@ -16,6 +16,7 @@ from datasets.batches import Part
 from datasets.samples import Samples
 from market.actions import Action
 from market.labels import advantage, optimal
+from market.policy import choices
 from tune import objectives
 from tune.bootstrap import Interval, decision_bootstrap
 from tune.calibration import Calibration, calibration
@@ -92,17 +93,6 @@ def mean_loss(
     outputs = torch.from_numpy(values[known].astype(np.float32))
     wanted = objectives.targets(objective, labels[known], temperature_bps)
     return float(objectives.loss(objective, outputs, wanted, torch.tensor(scale)))
-
-
-def choices(values: Floats, min_edge_bps: float = 0.0) -> Ints:
-    """Return what `market.policy.decide` takes per row if all actions are allowed, [n].
-
-    ValueError where a value is not finite.
-    """
-    if not np.isfinite(values).all():
-        raise ValueError("values must be finite")
-    acts = values.max(axis=1) > values[:, Action.NO_OP] + min_edge_bps
-    return np.where(acts, values.argmax(axis=1), Action.NO_OP)
 
 
 def accuracy(chosen: Ints, labels: Floats) -> float:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from actors.raw import DAY_NS, day_of
 from datasets.batches import Part
+from market.policy import choices
 from market.windows import BEAT_NS
 from tune.baselines import persistence
 from tune.bootstrap import Interval
 from tune.checkpoint import ModelMeta
-from tune.evaluate import Evaluation, choices, evaluate, mean_loss, predict_part
+from tune.evaluate import Evaluation, evaluate, mean_loss, predict_part
 from tune.scaled import ScaledModel
 
 DAY_BEATS = DAY_NS // BEAT_NS

@@ -17,8 +17,8 @@ from datasets.samples import Samples
 from datasets.splits import SPLITS
 from market.features import LOOKBACK_BEATS
 from market.labels import advantage
+from market.policy import choices
 from tune.bootstrap import BLOCK_BEATS, Interval, block_bootstrap
-from tune.evaluate import choices
 
 SHUFFLES = 8
 COVERAGE = 0.998  # One false alarm in a thousand: a check that runs every night must not cry wolf.

@@ -17,6 +17,7 @@ from datasets.batches import Batches, Part
 from datasets.samples import Samples
 from market.errors import QuaverError
 from market.labels import advantage
+from market.policy import choices
 from tune import evaluate, objectives
 from tune.boosted import BoostedModel, Draws, Grower
 from tune.checkpoint import TrainState, git_commit, unpack
@@ -238,7 +239,7 @@ class _Run:
                     raise QuaverError(
                         f"training: the validation loss is not finite in epoch {epoch}"
                     )
-                chosen = evaluate.choices(outputs.double().numpy())
+                chosen = choices(outputs.double().numpy())
                 right = evaluate.accuracy(chosen, batch.label)
                 means = (loss, right, *evaluate.captured(chosen, batch.label))
                 sums += np.multiply(means, len(batch))

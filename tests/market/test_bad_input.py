@@ -33,6 +33,7 @@ from market.policy import (
     Limits,
     Situation,
     breached,
+    choices,
     decide,
     one_window,
     order_for,
@@ -514,6 +515,23 @@ CASES = [
         lambda: decide,
         {"values": FIVE, "allowed": MAY, "min_edge_bps": 0.0},
         {"values": NOT_FIVE, "allowed": NOT_MAY, "min_edge_bps": NOT_NUMBER},
+    ),
+    Case(
+        "policy.choices",
+        lambda: choices,
+        {"values": np.zeros((3, 5)), "min_edge_bps": 0.0},
+        {
+            "values": [
+                None,
+                [[0.0] * 5],
+                np.zeros(5),
+                np.zeros((3, 4)),
+                np.zeros((3, 5), np.float32),
+                np.full((3, 5), np.nan),
+                np.full((3, 5), np.inf),
+            ],
+            "min_edge_bps": NOT_NUMBER,
+        },
     ),
     Case("policy.one_window", lambda: one_window, {"window": windows()}, {"window": NOT_ONE}),
     Case(

@@ -9,7 +9,7 @@ import pytest
 from market.actions import Action, Fees
 from market.events import BUY, SELL
 from market.ledger import Order
-from market.policy import Limits
+from market.policy import Limits, choices, decide
 from market.products import product_of
 from market.trader import Decision, Trader, TraderConfig
 from market.windows import BEAT_NS, WINDOW
@@ -241,3 +241,13 @@ def test_a_refused_order_locks_nothing_and_is_not_counted() -> None:
     assert made.ledger.open == {}
     assert made.ledger.free_usd == Decimal(1_200)
     assert made.orders_sent == 0
+
+
+def test_many_rows_are_decided_as_each_by_itself() -> None:
+    values = np.array([[0.0] * 5, [1.0, 0.0, 1.0, 0.0, 1.0], [1.0, 2.0, 2.0, 0.0, 1.0]])
+    allowed = np.ones(5, bool)
+    assert choices(values).tolist() == [decide(row, allowed, 0.0) for row in values] == [4, 4, 1]
+    rng = np.random.default_rng(0)
+    values = rng.integers(-3, 4, (500, 5)).astype(float)
+    for edge in (0.0, 1.0, 2.5):
+        assert choices(values, edge).tolist() == [decide(row, allowed, edge) for row in values]

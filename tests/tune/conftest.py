@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Iterator
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
+from actors.store import Store
 from datasets.samples import Samples
-from tune.config import TrainConfig
+from datasets.splits import split_by_time
+from tests.tune import small_sweep
+from tune.config import SweepConfig, TrainConfig
 from tune.models import SeedConfig
 
 PRODUCTS = 3
@@ -53,3 +57,24 @@ def small() -> TrainConfig:
         interaction_hidden=(16,),
     )
     return TrainConfig(model=model, epochs=3, batch_size=128, learning_rate=1e-2)
+
+
+@pytest.fixture
+def sweep(make_samples, small, tmp_path, tmp_path_factory) -> dict:
+    """Return the arguments of a sweep of two trials and two epochs."""
+    samples = make_samples(2000)
+    samples.label[::10] = np.nan
+    cached = small_sweep.under(tmp_path_factory.mktemp("data"), samples)
+    config = SweepConfig(
+        train=msgspec.structs.replace(small, epochs=2),
+        space={"objective": ["mse", "bce"]},
+        max_failures=0,
+    )
+    return {
+        "samples": cached,
+        "splits": split_by_time(cached.open().beat),
+        "config": config,
+        "name": "grid",
+        "products": small_sweep.PRODUCTS,
+        "store": Store(str(tmp_path)),
+    }

@@ -19,8 +19,8 @@ from actors.store import Store
 from datasets.sample_cache import samples_under
 from datasets.splits import split_by_time
 from tests.tune.conftest import PRODUCTS
-from tests.tune.test_sweep import PRODUCTS as PRODUCT_IDS
-from tests.tune.test_sweep import RECIPE
+from tests.tune.small_sweep import PRODUCTS as PRODUCT_IDS
+from tests.tune.small_sweep import RECIPE
 from tune.config import SweepConfig, TrainConfig
 from tune.models import SeedConfig
 from tune.spot import SpotConfig

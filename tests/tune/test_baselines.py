@@ -10,6 +10,7 @@ from datasets.samples import Samples
 from market.actions import Action, Fees
 from market.features import features
 from market.labels import HORIZON_BEATS, labels
+from market.policy import choices
 from market.windows import WINDOW
 from tune import evaluate
 from tune.baselines import FITTED, fitted, majority, persistence
@@ -120,5 +121,5 @@ def test_baselines_are_trained_on_train_alone_and_learn_what_is_there(make_sampl
         again = (Part(other, part.rows) for part in parts)
         assert evaluate.predict_part(fitted(name, *again), test).tobytes() == outputs.tobytes()
         labels_of = samples.label[test.rows]
-        value = evaluate.captured(evaluate.choices(outputs), labels_of)
+        value = evaluate.captured(choices(outputs), labels_of)
         assert evaluate.fraction(*value) > 0.5, name

@@ -11,12 +11,13 @@ import torch
 from datasets.batches import Part
 from datasets.recipe import Recipe
 from market.errors import QuaverError
+from market.policy import choices
 from tests.tune.conftest import PRODUCTS, planted
 from tune import boosted, training
 from tune.boosted import BoostedConfig, BoostedModel, Draws, boost
 from tune.checkpoint import ModelMeta, export, load_model, pack, unpack
 from tune.config import TrainConfig
-from tune.evaluate import captured, choices, fraction, predict
+from tune.evaluate import captured, fraction, predict
 from tune.models import build
 from tune.objectives import Objective
 

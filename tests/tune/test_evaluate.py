@@ -4,9 +4,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from market.policy import decide
 from tune.baselines import majority
-from tune.evaluate import Evaluation, choices, confusion, evaluate
+from tune.evaluate import Evaluation, confusion, evaluate
 
 # Optimal actions by row: {0}, {0, 1}, {2}, {4}, {3, 4}.
 LABELS = np.array(
@@ -74,17 +73,6 @@ def test_unlabelled_rows_do_not_count_and_json_round_trips() -> None:
     )
     assert result == wanted
     assert msgspec.json.decode(msgspec.json.encode(result), type=Evaluation) == result
-
-
-def test_an_action_that_does_not_beat_no_op_is_not_chosen() -> None:
-    """Section 7: the highest value acts if it beats NO_OP; the trader does so."""
-    values = np.array([[0.0] * 5, [1.0, 0.0, 1.0, 0.0, 1.0], [1.0, 2.0, 2.0, 0.0, 1.0]])
-    allowed = np.ones(5, bool)
-    assert choices(values).tolist() == [decide(row, allowed, 0.0) for row in values] == [4, 4, 1]
-    rng = np.random.default_rng(0)
-    values = rng.integers(-3, 4, (500, 5)).astype(float)
-    for edge in (0.0, 1.0, 2.5):
-        assert choices(values, edge).tolist() == [decide(row, allowed, edge) for row in values]
 
 
 def test_nothing_to_capture_and_bad_values() -> None:

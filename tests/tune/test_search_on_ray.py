@@ -18,8 +18,8 @@ from ray.tune.schedulers import TrialScheduler
 from actors.store import Store
 from datasets.splits import split_by_time
 from market.errors import QuaverError
+from tests.tune.small_sweep import PRODUCTS, under
 from tests.tune.test_schedule import OneTrial
-from tests.tune.test_sweep import PRODUCTS, under
 from tune.config import AshaConfig, SweepConfig
 from tune.results import SweepResult
 from tune.run_folder import trained_on

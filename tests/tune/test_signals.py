@@ -12,6 +12,7 @@ from datasets.batches import Part
 from datasets.recipe import Recipe
 from datasets.samples import Samples
 from market.errors import QuaverError
+from market.policy import choices
 from market.signals import SignalsConfig, names
 from tune import evaluate
 from tune.checkpoint import ModelMeta, export, load_model
@@ -58,7 +59,7 @@ def test_what_only_a_signal_tells_is_learnt(with_signals, small) -> None:
         state = train(Part.of(train_samples), Part.of(validation), small)
         model = build(small.model, held_out.signals.shape[1])
         model.load_state_dict(state.best_weights)
-        chosen = evaluate.choices(evaluate.predict(model, held_out))
+        chosen = choices(evaluate.predict(model, held_out))
         captured.append(evaluate.fraction(*evaluate.captured(chosen, held_out.label)))
     assert captured[0] > 0.9 and captured[1] < 0.3, captured
 

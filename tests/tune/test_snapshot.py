@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from actors.store import Store
-from tests.tune.test_sweep import _stopped, sweep  # noqa: F401
+from tests.tune.small_sweep import stopped
 from tune.config import AshaConfig, SweepConfig
 from tune.snapshot import restorable
 from tune.sweep import SweepProgress, run_sweep
@@ -93,20 +93,20 @@ def _epochs(store: Store, folder: Path) -> dict[str, tuple[Epoch, ...]]:
     return found
 
 
-def _interrupted(sweep: dict[str, Any], epochs: int, **more: Any) -> None:  # noqa: F811
+def _interrupted(sweep: dict[str, Any], epochs: int, **more: Any) -> None:
     """Run a sweep until so many epochs are finished."""
 
     def interrupt(progress: Any) -> None:
         if progress.finished_epochs >= epochs:
             signal.raise_signal(signal.SIGINT)
 
-    assert "--resume" in _stopped(**sweep, **more, on_progress=interrupt)
+    assert "--resume" in stopped(**sweep, **more, on_progress=interrupt)
 
 
 @pytest.mark.parametrize("of", [_grid, _search])
 def test_a_sweep_goes_on_whatever_has_become_of_tunes_files(
     ray_local: None,
-    sweep: dict[str, Any],  # noqa: F811
+    sweep: dict[str, Any],
     tmp_path: Path,
     of: Callable[[SweepConfig], SweepConfig],
 ) -> None:

@@ -23,8 +23,8 @@ from actors.store import Store
 from datasets.sample_cache import samples_under
 from datasets.splits import split_by_time
 from tests.s3 import S3Server
+from tests.tune.small_sweep import PRODUCTS, RECIPE, under
 from tests.tune.spot_sweep import CONFIG, EPOCHS, NAME, allowance, lines, note, notice
-from tests.tune.test_sweep import PRODUCTS, RECIPE, under
 from tune.checkpoint import load_model
 from tune.results import RESULTS_FILE, SweepResult
 from tune.run_folder import trained_on

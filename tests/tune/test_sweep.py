@@ -1,12 +1,10 @@
 """A sweep writes what it promises after every epoch, and goes on by name after a stop."""
 
 import errno
-import gc
 import json
 import os
 import re
 import signal
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,17 +19,11 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
 from actors.store import Store
 from datasets.recipe import Recipe
-from datasets.sample_cache import CachedSamples, samples_under
-from datasets.samples import Samples
-from datasets.splits import split_by_time
-from datasets.tables import samples_table, write_samples
-from market.actions import Fees
 from market.errors import QuaverError
-from market.features import Features
+from tests.tune.small_sweep import NAMES, PRODUCTS, RECIPE, stopped, under
 from tune import own_errors, run_folder
 from tune import sweep as sweep_module
 from tune.checkpoint import load_model
-from tune.config import SweepConfig
 from tune.run_folder import trained_on
 from tune.search import variant
 from tune.sweep import run_sweep
@@ -39,43 +31,6 @@ from tune.training import train
 from tune.trial_state import TrialFile
 
 pytestmark = pytest.mark.ray
-
-PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
-NAMES = ("00_mse", "01_bce")
-HORIZON = 30
-RECIPE = Recipe(fees=Fees(taker_bps=7.0), horizon_beats=HORIZON)
-
-
-def under(root: Path, samples: Samples, recipe: Recipe = RECIPE) -> CachedSamples:
-    """Write samples as `quaver build` does, one day of each product."""
-    store = Store(str(root))
-    for index, product_id in enumerate(PRODUCTS):
-        mine = samples.select(samples.product == index)
-        features = Features(mine.beat, mine.medians, mine.bids, mine.asks)
-        table = samples_table(features, index, mine.label, mine.signals)
-        write_samples(store, product_id, "2026-08-09", table, recipe)
-    return samples_under(store, recipe)
-
-
-@pytest.fixture
-def sweep(make_samples, small, tmp_path, tmp_path_factory) -> dict:
-    """Return the arguments of a sweep of two trials and two epochs."""
-    samples = make_samples(2000)
-    samples.label[::10] = np.nan
-    cached = under(tmp_path_factory.mktemp("data"), samples)
-    config = SweepConfig(
-        train=msgspec.structs.replace(small, epochs=2),
-        space={"objective": ["mse", "bce"]},
-        max_failures=0,
-    )
-    return {
-        "samples": cached,
-        "splits": split_by_time(cached.open().beat),
-        "config": config,
-        "name": "grid",
-        "products": PRODUCTS,
-        "store": Store(str(tmp_path)),
-    }
 
 
 class Bucket(Store):
@@ -153,20 +108,6 @@ def _die_unless(pid: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _stopped(**sweep) -> str:
-    """Run a sweep that is stopped, and return the message of its error."""
-    message = ""
-    # Tune leaves the result files of unfinished trials to the garbage collector.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        try:
-            run_sweep(**sweep)
-        except QuaverError as error:
-            message = str(error)
-        gc.collect()
-    return message
-
-
 def _scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -219,7 +160,7 @@ def test_interrupted_sweep_goes_on_by_name(ray_local, sweep, make_samples, tmp_p
         if progress.finished_epochs >= 3:
             signal.raise_signal(signal.SIGINT)
 
-    assert re.search("interrupted, .*--resume", _stopped(**sweep, on_progress=interrupt))
+    assert re.search("interrupted, .*--resume", stopped(**sweep, on_progress=interrupt))
     folder = tmp_path / "bucket/prefix/runs/grid"
     states = [TrialFile(sweep["store"], f"runs/grid/{name}").read() for name in NAMES]
     before = sum(state.epoch for state in states if state)
@@ -269,7 +210,7 @@ def test_failed_trial_is_named_and_can_be_resumed(
     medians = samples.medians.copy()
     samples.medians[999] = np.nan  # The digest takes the features of the first row alone.
     sweep["samples"] = under(tmp_path / "data", samples)
-    message = _stopped(**sweep)
+    message = stopped(**sweep)
     assert re.search("all 1 trials of grid failed, first 00_mse: .*not finite", message)
     log = tmp_path / "runs" / "grid" / "00_mse" / "error.txt"
     assert str(log) in message
@@ -286,7 +227,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost_once_there_is_room(
 ) -> None:
     sweep["config"] = msgspec.structs.replace(sweep["config"], space={})
     sweep["store"] = Full(str(tmp_path))
-    message = _stopped(**sweep)
+    message = stopped(**sweep)
     assert "No space left on device" in message and "--resume" in message
     assert TrialFile(sweep["store"], "runs/grid/00").read().epoch == 1
     sweep["store"] = Store(str(tmp_path))
@@ -310,7 +251,7 @@ def test_error_in_on_progress_reaches_the_caller(ray_local, sweep) -> None:
         if progress.finished_epochs:
             raise QuaverError("from the caller")
 
-    assert _stopped(**sweep, on_progress=fail) == "from the caller"
+    assert stopped(**sweep, on_progress=fail) == "from the caller"
 
 
 def test_refusals_before_anything_starts(sweep, tmp_path) -> None:
@@ -365,7 +306,7 @@ def test_a_trial_whose_workers_never_start_is_given_up(
 ) -> None:
     monkeypatch.setattr(own_errors, "MAX_DEATHS", 1)
     sweep["config"] = msgspec.structs.replace(sweep["config"], space={})
-    message = _stopped(**{**sweep, "store": Fatal(str(tmp_path))})
+    message = stopped(**{**sweep, "store": Fatal(str(tmp_path))})
     assert re.search("all 1 trials of grid failed, first 00: its workers died", message)
 
 

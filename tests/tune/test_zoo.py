@@ -14,12 +14,13 @@ import torch
 from datasets.batches import Part
 from datasets.recipe import Recipe
 from datasets.samples import Samples
+from market.policy import choices
 from market.signals import SignalsConfig, names
 from tests.tune.conftest import PRODUCTS, planted
 from tune import objectives
 from tune.checkpoint import ModelMeta, TrainState, export, load_model, pack, unpack
 from tune.config import TrainConfig
-from tune.evaluate import captured, choices, fraction, predict
+from tune.evaluate import captured, fraction, predict
 from tune.models import CONFIGS, MODELS, build
 from tune.scaled import ScaledModel
 from tune.training import EpochMetrics, train

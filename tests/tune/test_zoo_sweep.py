@@ -5,10 +5,11 @@ import pytest
 
 from actors.store import Store
 from datasets.splits import split_by_time
-from tests.tune.test_sweep import PRODUCTS, under
+from market.policy import choices
+from tests.tune.small_sweep import PRODUCTS, under
 from tune.checkpoint import load_model
 from tune.config import SweepConfig
-from tune.evaluate import captured, choices, fraction, predict
+from tune.evaluate import captured, fraction, predict
 from tune.models import MODELS
 from tune.sweep import run_sweep
 
